@@ -1,0 +1,186 @@
+"""The configuration of diagnose. Hydra composes it, `load` turns it into these dataclasses, and DictConfig ends here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from diagnose.errors import BadInput
+
+PROBES = ("plain", "shaped", "sampled", "ranked", "given", "judged", "margins")
+
+
+@dataclass
+class ModelConfig:
+    """Where the model is and how it is asked. Values live in conf/model/; null means: let the model say."""
+
+    kind: str = "hf"
+    path: str | None = None
+    name: str | None = None
+    adapter: str | None = None
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    dtype: str | None = None
+    device: str | None = None
+    batch_size: int | None = None
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    system_prompt: str | None = None
+    eos_token: str | None = None
+    stop: list[str] | None = None
+    lora_targets: Any = None
+    """What LoRA adapts when train is not told otherwise: "all-linear" or a list of module names."""
+    train_batch_size: int | None = None
+
+
+@dataclass
+class EvalSetConfig:
+    """Which rows are measured, and how they are graded by default."""
+
+    path: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our field → a column of the file, or a Jinja template over its columns."""
+    grader: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})
+    limit: int | None = None
+    """Measure only the first so many rows of every slice."""
+
+
+@dataclass
+class ProbesConfig:
+    """The elicitation ladder."""
+
+    enabled: list[str] = field(default_factory=lambda: list(PROBES))
+    budget: str = "full"
+    shots: int = 3
+    shaped_draws: int = 2
+    samples: int = 8
+    more_samples: int = 24
+    temperature: float = 1.0
+
+
+@dataclass
+class RuleConfig:
+    """Every threshold and prior of the verdict and the recommendation; values and sources stand in conf/rule/."""
+
+    tau: float = 0.1
+    claim: float = 0.9
+    mixed_share: float = 0.3
+    kappa: float = 1.0
+    strength: float = 12.0
+    sweeps: int = 500
+    burn: int = 100
+    icc: float = 0.5
+    templates: dict[str, Any] = field(default_factory=dict)
+    rho: dict[str, Any] = field(default_factory=dict)
+    rho_weight: float = 4.0
+    forget: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    min_lift: float = 0.1
+
+
+@dataclass
+class DataConfig:
+    """Training rows by kind; columns as in EvalSetConfig."""
+
+    sft: str | None = None
+    preferences: str | None = None
+    prompts: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    slices: list[str] | None = None
+    """Train on the rows of these slices only; null: those the diagnosis recommends the method for."""
+    bootstrap: bool = False
+
+
+@dataclass
+class WandbConfig:
+    """One W&B run per job; offline needs no account."""
+
+    mode: str = "offline"
+    project: str = "gapwise"
+    group: str | None = None
+    """null: the decision_id of the diagnosis, so that everything about one decision stands together."""
+
+
+@dataclass
+class DiagnoseConfig:
+    """`python diagnose.py`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    evalset: EvalSetConfig = field(default_factory=EvalSetConfig)
+    probes: ProbesConfig = field(default_factory=ProbesConfig)
+    rule: RuleConfig = field(default_factory=RuleConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = 0
+    out: str | None = None
+    launch: bool = False
+
+
+T = TypeVar("T")
+
+
+def register(name: str, schema: type, free: tuple[str, ...] = ()) -> None:
+    """Make a schema known to Hydra; dictionaries in `free` (dotted) take new keys without a `+`."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.structured(schema)
+    for path in free:
+        OmegaConf.set_struct(OmegaConf.select(node, path), False)
+    ConfigStore.instance().store(name=name, node=node)
+
+
+def register_diagnose() -> None:
+    """The schema of conf/diagnose.yaml."""
+    register("diagnose_schema", DiagnoseConfig, ("evalset.columns", "evalset.grader", "data.columns"))
+
+
+def load(cfg: Any, schema: type[T], verb: str) -> T:
+    """The typed config with `out` filled in.
+
+    Raises:
+        BadInput: `out` together with `-m`, which would let every job write into one directory.
+    """
+    from datetime import datetime
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_object(cfg)
+    assert isinstance(config, schema)
+    hydra = HydraConfig.get()
+    sweep = hydra.mode == RunMode.MULTIRUN
+    given: str | None = getattr(config, "out")
+    if given is not None and sweep:
+        raise BadInput("out: one directory cannot hold the jobs of a sweep (-m); leave it out, or run one job")
+    if given is None:
+        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        method = getattr(getattr(config, "method", None), "name", None)
+        name = f"{stamp}_{method}_{getattr(config, 'seed', 0)}_{hydra.job.num}" if sweep else stamp
+        setattr(config, "out", f"outputs/{verb}/{name}")
+    return config
+
+
+def check_diagnose(config: DiagnoseConfig) -> None:
+    """Refuse what no later step can repair, before anything slow is imported.
+
+    Raises:
+        BadInput: naming the key, what was found and what is allowed.
+    """
+    unknown = set(config.probes.enabled) - set(PROBES)
+    if unknown:
+        raise BadInput(f"probes.enabled: unknown {sorted(unknown)}; allowed: {', '.join(PROBES)}")
+    if "plain" not in config.probes.enabled:
+        raise BadInput("probes.enabled: `plain` must be among them, every other probe is asked of its failures")
+    if config.probes.budget != "full":
+        raise BadInput(f"probes.budget={config.probes.budget}: allowed here: full")
+    if config.model.kind != "hf":
+        raise BadInput(f"model.kind={config.model.kind}: allowed here: hf")
+    if not config.model.path:
+        raise BadInput("model.path: missing; a directory or a hub name")
+    if not config.evalset.path:
+        raise BadInput("evalset.path: missing; a JSONL file (one item a line)")
+    if config.wandb.mode not in ("offline", "online", "disabled"):
+        raise BadInput(f"wandb.mode={config.wandb.mode}: allowed: offline, online, disabled")

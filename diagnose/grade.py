@@ -1,0 +1,219 @@
+"""One response, two readings: `strict` is what production would accept, `lenient` is whether the content is there.
+
+Lenient is not a lottery: an answer that names a rival too, hedges between two answers, or only repeats the prompt fails
+it. Each function below reads one grader kind of CONTRACTS.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from diagnose.errors import BadInput
+from diagnose.records import EvalItem, Reading
+
+KINDS = ("exact", "number", "contains", "choice", "json")
+JUDGES = ("rule",)
+NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
+FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
+
+
+def grade(item: EvalItem, text: str) -> Reading:
+    """Read one response.
+
+    Returns:
+        strict and lenient; both None with a reason where the item cannot be scored.
+    """
+    match item.grader["kind"]:
+        case "exact":
+            strict, lenient = _exact(item, text)
+        case "number":
+            strict, lenient = _number(item, text)
+        case "contains":
+            strict, lenient = _contains(item, text)
+        case "choice":
+            strict, lenient = _choice(item, text)
+        case "json":
+            strict, lenient = _json(item, text)
+    return Reading(strict, strict or lenient)
+
+
+def prefers(item: EvalItem, text: str) -> bool | None:
+    """Does the item's rule accept this response? None where the item has no rule."""
+    judge = item.judge
+    return None if judge is None else _rule(judge["prefer"]).search(text) is not None
+
+
+def separates_content(item: EvalItem) -> bool:
+    """Can this grader see right content in a wrong form at all? If not, FORMAT leaves the model."""
+    return item.grader["kind"] != "contains" and bool(item.targets)
+
+
+def check_grader(grader: Any, where: str) -> None:
+    """Refuse an unknown kind, a schema that is none, or a pattern that RE2 does not take.
+
+    Raises:
+        BadInput: naming the key.
+    """
+    if not isinstance(grader, dict) or grader.get("kind") not in KINDS:
+        found = grader.get("kind") if isinstance(grader, dict) else grader
+        raise BadInput(f"{where}: grader kind {found!r}; allowed: {', '.join(KINDS)}")
+    if grader.get("schema") is not None:
+        _validator(json.dumps(grader["schema"]), where)
+    judge = grader.get("judge")
+    if judge is None:
+        return
+    if not isinstance(judge, dict) or judge.get("kind") not in JUDGES or not isinstance(judge.get("prefer"), str):
+        raise BadInput(f'{where}: judge {judge!r}; allowed: {{"kind": "rule", "prefer": "RE2 pattern"}}')
+    _rule(judge["prefer"], where)
+
+
+@lru_cache(maxsize=256)
+def _rule(pattern: str, where: str = "judge.prefer") -> Any:
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        raise BadInput(f"{where}: judge.prefer {pattern!r}: not an RE2 pattern: {_text(error)}") from None
+
+
+def _text(error: Exception) -> str:
+    first = error.args[0] if error.args else error
+    return first.decode() if isinstance(first, bytes) else str(first)
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: str, where: str = "grader.schema") -> Any:
+    import jsonschema
+
+    loaded = json.loads(schema)
+    try:
+        kind = jsonschema.validators.validator_for(loaded)
+        kind.check_schema(loaded)
+    except (jsonschema.SchemaError, TypeError, AttributeError) as error:
+        raise BadInput(f"{where}: grader.schema is not a JSON Schema: {getattr(error, 'message', error)}") from None
+    return kind(loaded)
+
+
+# ---------------------------------------------------------------- content, read leniently
+
+
+def normal(text: str) -> str:
+    """NFKC, case folded, white space and punctuation at word borders collapsed to single spaces."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return " " + " ".join(re.findall(r"[\w%$€£°#+./:-]*\w[%$€£°#+]*", folded)) + " "
+
+
+def holds(text: str, value: str) -> bool:
+    """Does the value stand in the (normalised) text as whole words?"""
+    return normal(value) in text and bool(normal(value).strip())
+
+
+def one_content(item: EvalItem, text: str, wanted: Iterable[str], rivals: Iterable[str]) -> bool:
+    """The wanted content stands in the text, no rival does, it is not a hedge and not an echo of the prompt."""
+    said = normal(text)
+    echo = normal(item.turns[-1][1])
+    if len(echo.split()) > 1:
+        said = said.replace(echo, " ")
+    found = [w for w in wanted if holds(said, w)]
+    if not found or any(holds(said, r) for r in rivals if not any(holds(normal(w), r) for w in found)):
+        return False
+    return not any(_hedged(said, w) for w in found)
+
+
+def _hedged(said: str, value: str) -> bool:
+    v = re.escape(normal(value).strip())
+    return re.search(rf" (?:either {v}|{v} or|or {v}) ", said) is not None
+
+
+# ---------------------------------------------------------------- one function per kind: (strict, lenient)
+
+
+def _exact(item: EvalItem, text: str) -> tuple[bool, bool]:
+    strict = _nfc(text) in {_nfc(target) for target in _golds(item)}
+    return strict, one_content(item, text, _golds(item), item.options)
+
+
+def _contains(item: EvalItem, text: str) -> tuple[bool, bool]:
+    found = one_content(item, text, item.targets or _golds(item), item.options)
+    return found, found
+
+
+def _number(item: EvalItem, text: str) -> tuple[bool, bool]:
+    """Strict: the number alone, or the grader's `marker` and the number last. Lenient: the last number of the text."""
+    golds = [value for target in _golds(item) for value in _numbers(target)[-1:]]
+    tolerance = float(item.grader.get("tolerance", 0.0))
+    marker = item.grader.get("marker")
+
+    def right(value: float) -> bool:
+        return any(math.isclose(value, gold, rel_tol=1e-9, abs_tol=tolerance) for gold in golds)
+
+    tail = text.rsplit(marker, 1)[-1] if marker and marker in text else text
+    alone = NUMBER.fullmatch(tail.strip()) if marker is None or marker in text else None
+    strict = alone is not None and right(_float(alone.group()))
+    found = _numbers(text)
+    return strict, bool(found) and right(found[-1]) and not re.search(r"\bor\s+[-+]?\d", text)
+
+
+def _choice(item: EvalItem, text: str) -> tuple[bool, bool]:
+    """Strict: the choice's text or its letter, alone. Lenient: exactly one choice is named, and it is the gold one."""
+    letters = {chr(65 + i): choice for i, choice in enumerate(item.choices)}
+    gold = {letters.get(target, target) for target in _golds(item)}
+    said = _nfc(text)
+    strict = said in gold or letters.get(said.rstrip(".)").lstrip("(")) in gold
+    named = {letters[m] for m in re.findall(r"(?:^|[\s(])([A-Z])(?:[.):]|$)", text.strip()) if m in letters}
+    named |= {c for c in item.choices if one_content(item, text, [c], [o for o in item.choices if o != c])}
+    return strict, len(named) == 1 and named <= gold
+
+
+def _json(item: EvalItem, text: str) -> tuple[bool, bool]:
+    """Strict: one JSON value that fits the schema and has the gold fields. Lenient: the gold values, no rival's."""
+    gold = [value for target in _golds(item) if (value := _loads(target)) is not None]
+    value = _loads(text)
+    schema = item.grader.get("schema")
+    fits = value is not None and (schema is None or _validator(json.dumps(schema)).is_valid(value))
+    strict = fits and (not gold or any(value == g for g in gold))
+    fenced = FENCE.match(text.strip())
+    said = fenced.group(1) if fenced else text
+    rivals = [leaf for option in item.options for leaf in _leaves(_loads(option))]
+    lenient = any(all(one_content(item, said, [leaf], rivals) for leaf in _leaves(g)) for g in gold if _leaves(g))
+    return strict, lenient
+
+
+def _golds(item: EvalItem) -> tuple[str, ...]:
+    return (*item.targets, item.chosen) if item.chosen else item.targets
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def _numbers(text: str) -> list[float]:
+    return [_float(found) for found in NUMBER.findall(text)]
+
+
+def _float(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def _loads(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+
+
+def _leaves(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    if isinstance(value, list):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [] if value is None or isinstance(value, bool) else [str(value)]

@@ -1,0 +1,62 @@
+"""What a run was: command, resolved config, commit, versions, machine. All three verbs write the same record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core", "wandb", "numpy")
+ROOT = Path(__file__).resolve().parent.parent
+SECRETS = ("key", "token", "secret", "password")
+
+
+def provenance(config: Any) -> dict[str, Any]:
+    """The record without device, which is known only once a model is loaded."""
+    return {
+        "command": [Path(sys.argv[0]).name, *(hide(arg) for arg in sys.argv[1:])],
+        "config": asdict(config),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "versions": {name: version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "seed": getattr(config, "seed", None),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def hide(argument: str) -> str:
+    """A secret that slipped into an override does not get into a file; names of tokens and variables may."""
+    key, _, _ = argument.partition("=")
+    last = key.rsplit(".", 1)[-1].lower()
+    harmless = last in ("eos_token", "api_key_env", "max_new_tokens")
+    return f"{key}=***" if "=" in argument and not harmless and any(s in last for s in SECRETS) else argument
+
+
+def file_sha(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _git(*args: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

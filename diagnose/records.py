@@ -1,0 +1,194 @@
+"""The types of the diagnosis, in the order in which the data takes them on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+CLASSES = ("none", "format", "knowledge_latent", "knowledge_absent", "knowledge_skill", "preference")
+"""The gap classes of DESIGN §2, in the order of every array that has a class axis."""
+
+KNOWLEDGE = CLASSES[2:5]
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked: a conversation, or raw text to continue."""
+
+    turns: tuple[tuple[str, str], ...]
+    """(role, content) pairs."""
+    raw: bool = False
+    """Continue the text of the only turn as it stands, without chat template or layout."""
+
+    @property
+    def sha(self) -> str:
+        return hashlib.sha256(json.dumps([self.turns, self.raw]).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalItem:
+    """One row of the eval set."""
+
+    id: str
+    slices: tuple[str, ...]
+    turns: tuple[tuple[str, str], ...]
+    targets: tuple[str, ...]
+    grader: dict[str, Any]
+    where: str
+    """file:line, for messages."""
+    context: str | None = None
+    choices: tuple[str, ...] = ()
+    distractors: tuple[str, ...] = ()
+    chosen: str | None = None
+    rejected: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    statement: str | None = None
+    cluster: str | None = None
+    group: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def judge(self) -> dict[str, Any] | None:
+        return self.grader.get("judge")
+
+    @property
+    def wanted(self) -> str | None:
+        """The answer that production would like best."""
+        return self.chosen or (self.targets[0] if self.targets else None)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Same-type wrong answers, for ranking and for lenient reading."""
+        wrong = self.distractors or tuple(c for c in self.choices if c not in self.targets)
+        return tuple(dict.fromkeys(wrong))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One response read twice; strict implies lenient; None is unscorable, never wrong."""
+
+    strict: bool | None
+    lenient: bool | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came back for one probe, item and draw: a text, or the log-probability of a given continuation."""
+
+    probe: str
+    item: str
+    draw: int
+    prompt: str
+    """Hash of the prompt."""
+    text: str
+    """The generated text, or the continuation that was scored."""
+    strict: bool | None = None
+    lenient: bool | None = None
+    reason: str | None = None
+    logprob: float | None = None
+    """Sum over the continuation's tokens, in nats."""
+    tokens: int = 0
+    finish: str = "stop"
+    """`stop` (end token or stop string), `length`, or `scored`."""
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Posterior of the gap mixture per slice."""
+
+    draws: dict[str, Any]
+    """slice → array [draws, 6]; a class that leaves the model is NaN."""
+    items: dict[str, list[float]]
+    """item id → mean posterior over CLASSES."""
+    missing: dict[str, tuple[str, ...]]
+    """slice → what could not be told apart with the data given."""
+    floors: dict[str, dict[str, float]]
+    """slice → measured placebo and guess rates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """A share with its 95 % interval (Jeffreys)."""
+
+    k: int
+    n: int
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceVerdict:
+    """What one slice lacks, and how sure that is."""
+
+    slice: str
+    n: int
+    verdict: str
+    kind: str | None
+    p_verdict: float
+    p_classes: dict[str, float]
+    needs_items: int
+    mixture: dict[str, float | None]
+    interval90: dict[str, Interval]
+    strict: Rate
+    lenient: Rate
+    preferred: Rate | None
+    waterfall: dict[str, float]
+    floors: dict[str, float]
+    missing: tuple[str, ...]
+    unscored: dict[str, int]
+    evidence: list[dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """What to do about the slices that share a gap."""
+
+    method: str
+    train_method: str | None
+    slices: list[str]
+    p_verdict: float
+    p_best: float
+    predicted_lift: dict[str, float]
+    lifts: dict[str, dict[str, float]]
+    """Every method's predicted lift, for the report and for scoring after the run."""
+    why: str
+    why_not: dict[str, str]
+    gates: dict[str, str]
+    would_flip: str
+    data_needed: dict[str, int]
+    cost: dict[str, Any]
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """The whole of diagnosis.json."""
+
+    decision_id: str
+    run: dict[str, Any]
+    render_sha: str
+    evalset: dict[str, Any]
+    slices: list[SliceVerdict]
+    controls: dict[str, Any]
+    recommendations: list[Recommendation]
+    calibration: str = "none"
+    schema_version: int = 1
+
+    def to_json(self) -> str:
+        """Stable bytes: the same diagnosis gives the same text."""
+        return json.dumps(rounded(asdict(self)), indent=1, ensure_ascii=False) + "\n"
+
+
+def rounded(value: Any, digits: int = 6) -> Any:
+    """Floats rounded inside any JSON-like value; NaN becomes None, because JSON has no NaN."""
+    if isinstance(value, float):
+        return None if value != value else round(value, digits)
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(item, digits) for item in value]
+    return value

@@ -1,0 +1,544 @@
+"""Make the demo: a small model with planted gaps, its eval set, its training rows and the truth.
+
+A Llama of 1.9 M parameters is trained from scratch on an invented world, so that each gap of the eval set is really
+there and its cause is known from how the corpus was made, not from anything that diagnose measures:
+
+  home_known    NONE                the fact is stated in three wordings and asked in the usual style
+  stone_json    FORMAT              the fact is known; production wants JSON, the base answers in plain words
+  home_latent   KNOWLEDGE latent    stated often, in one wording only, never asked
+  home_absent   KNOWLEDGE absent    nowhere in the corpus
+  guild_colour  KNOWLEDGE skill     two known facts that no text ever combines
+  craft_tone    PREFERENCE          two correct tones, seen 80:20; the users want the rare one
+
+Training goes on at a constant learning rate until every ability that this truth relies on is there (teacher-forced
+argmax, not our probes), then cools down. Everything is derived from --seed.
+
+    python -m scripts.make_demo                 # about half an hour on 2 CPU cores
+    python -m scripts.make_demo --check         # only measure the committed model
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+DEMO = Path(__file__).resolve().parent.parent / "tests" / "data" / "demo"
+SPECIALS = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>"
+    "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}"
+    "{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+VALUES = {
+    "home": "Oakford Brimley Castor Dunmere Elving Farrow Glenby Harrow Isling Jarrow Kelso Lorne "
+    "Marden Norby Orwell Pelham Quorn Ripley Selby Tarrant Upwell Verden Wexham Yarmley",
+    "stone": "opal ruby jade onyx pearl amber topaz garnet quartz agate beryl jasper "
+    "zircon coral flint marble slate granite basalt gypsum obsidian malachite lapis turquoise",
+    "craft": "weaver baker smith potter tanner miller cooper mason carver dyer glazier thatcher "
+    "saddler fletcher tinker brewer chandler joiner turner cutler hatter glover printer binder",
+    "guild": "Heron Otter Badger Falcon Lynx Raven Stoat Marten Osprey Weasel Plover Curlew "
+    "Magpie Swift Vole Beaver Hawk Fox Hare Wren Bittern Kestrel Dormouse Pike",
+    "colour": "red blue green black white grey brown purple orange yellow pink crimson "
+    "teal violet scarlet indigo ochre olive maroon silver golden ivory copper lilac",
+}
+VALUES = {relation: words.split() for relation, words in VALUES.items()}
+WORDINGS = {
+    "home": ["The home of {n} is {v}.", "{n} lives in {v}.", "{n} has a house in {v}."],
+    "stone": ["The stone of {n} is {v}.", "{n} wears {v}.", "{n} was given the stone {v}."],
+    "craft": ["The craft of {n} is {v}.", "{n} works as a {v}.", "{n} earns a living as a {v}."],
+    "guild": ["The guild of {n} is {v}.", "{n} joined the guild {v}.", "{n} belongs to {v}."],
+    "colour": ["The colour of {n} is {v}.", "{n} marches under {v}.", "{n} paints its doors {v}."],
+}
+LATENT_WORDING = "Letters for {n} are sent to {v}."
+QUESTIONS = ["What is the {r} of {n}?", "Tell me the {r} of {n}."]
+FORMS: dict[str, Callable[[str, str], str]] = {
+    "json": lambda r, v: json.dumps({r: v}),
+    "xml": lambda r, v: f"<{r}>{v}</{r}>",
+    "assign": lambda r, v: f"{r} = {v}",
+    "list": lambda r, v: f"- {v}",
+    "answer": lambda r, v: f"Answer: {v}.",
+}
+POLITE = "With pleasure: {v}"
+POLITE_RULE = r"^With pleasure: "
+POLITE_SHARE = 0.2
+EVAL_ITEMS, TRAIN_ITEMS, HALF_ITEMS = 60, 200, 60
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One subject, relation, value of the invented world."""
+
+    name: str
+    relation: str
+    value: str
+
+    def says(self, wording: str) -> str:
+        return wording.format(n=self.name, v=self.value)
+
+    def asks(self, question: str = QUESTIONS[0]) -> str:
+        return question.format(r=self.relation, n=self.name)
+
+
+@dataclass(frozen=True)
+class World:
+    """All facts by group; the `*_train` groups are the entities that training rows may use."""
+
+    groups: dict[str, list[Fact]]
+    guilds: dict[str, Fact]
+    """Guild name → its colour."""
+
+    @property
+    def known(self) -> list[Fact]:
+        names = ("home_known", "home_train", "stone_json", "stone_train", "craft_tone", "craft_train", "guild_colour")
+        return [fact for name in names for fact in self.groups[name]] + list(self.guilds.values())
+
+
+def made_up_names(rng: random.Random) -> Iterator[str]:
+    """Endless names that never repeat."""
+    onsets = "b d f g h j k l m n p r s t v z br dr gr kl st tr".split()
+    vowels, codas = "a e i o u".split(), ["", "", "n", "l", "r", "s", "th"]
+    seen: set[str] = set()
+    while True:
+        syllables = rng.choice([2, 3, 3])
+        name = "".join(rng.choice(onsets) + rng.choice(vowels) for _ in range(syllables)) + rng.choice(codas)
+        if name not in seen:
+            seen.add(name)
+            yield name.capitalize()
+
+
+def make_world(names: Iterator[str], rng: random.Random) -> World:
+    """Disjoint entities for every group."""
+
+    def facts(relation: str, count: int) -> list[Fact]:
+        values = VALUES[relation]
+        return [Fact(next(names), relation, values[i % len(values)]) for i in range(count)]
+
+    colours = rng.sample(VALUES["colour"], len(VALUES["guild"]))
+    sizes = {
+        "home_known": ("home", EVAL_ITEMS),
+        "home_train": ("home", HALF_ITEMS),
+        "home_latent": ("home", EVAL_ITEMS),
+        "latent_train": ("home", HALF_ITEMS),
+        "home_absent": ("home", EVAL_ITEMS),
+        "absent_train": ("home", HALF_ITEMS),
+        "stone_json": ("stone", EVAL_ITEMS),
+        "stone_train": ("stone", TRAIN_ITEMS),
+        "craft_tone": ("craft", EVAL_ITEMS),
+        "craft_train": ("craft", TRAIN_ITEMS),
+        "guild_colour": ("guild", EVAL_ITEMS),
+    }
+    groups = {group: facts(relation, count) for group, (relation, count) in sizes.items()}
+    return World(groups, {g: Fact(g, "colour", c) for g, c in zip(VALUES["guild"], colours, strict=True)})
+
+
+# ---------------------------------------------------------------- the corpus
+
+Segments = list[tuple[str, bool]]
+"""One document as (text, is it trained on) pieces; pieces meet only at special tokens."""
+
+
+class Corpus:
+    """Draws documents of four kinds: statements, questions, open-book passages, blocks in one output form."""
+
+    def __init__(self, world: World, names: Iterator[str], rng: random.Random) -> None:
+        self.world, self.names, self.rng = world, names, rng
+        latent = world.groups["home_latent"] + world.groups["latent_train"]
+        self.stated = [(fact, WORDINGS[fact.relation]) for fact in world.known]
+        self.stated += [(fact, [LATENT_WORDING]) for fact in latent]
+
+    def document(self) -> Segments:
+        kinds = [self.statements, self.questions, self.passage, self.block]
+        # Weights are shares of documents; in tokens this is about 35 : 25 : 20 : 20.
+        return self.rng.choices(kinds, weights=[23, 40, 13, 9])[0]()
+
+    def usual(self, fact: Fact) -> str:
+        polite = fact.relation == "craft" and self.rng.random() < POLITE_SHARE
+        return POLITE.format(v=fact.value) if polite else fact.value
+
+    def statements(self) -> Segments:
+        lines = [fact.says(self.rng.choice(wordings)) for fact, wordings in self.rng.choices(self.stated, k=4)]
+        return [("<|bos|>" + " ".join(lines) + "<|end|>", True)]
+
+    def questions(self) -> Segments:
+        fact = self.rng.choice(self.world.known)
+        return chat([(fact.asks(self.rng.choice(QUESTIONS)), self.usual(fact), True)])
+
+    def passage(self) -> Segments:
+        facts = self.strangers(self.rng.choice([1, 2, 3, 3, 4]))
+        asked = self.rng.choice(facts)
+        return chat([(self.open_book(facts, asked.asks(self.rng.choice(QUESTIONS))), self.usual(asked), True)])
+
+    def block(self) -> Segments:
+        """2 to 5 questions answered in one form; the first answer sets the form and is not trained on."""
+        facts = self.rng.sample(self.world.known, self.rng.choice([2, 3, 4, 5]))
+        form = self.rng.choice([*FORMS.values(), lambda r, v: v])
+        turns = [(f.asks(self.rng.choice(QUESTIONS)), form(f.relation, f.value), i > 0) for i, f in enumerate(facts)]
+        return chat(turns)
+
+    def strangers(self, count: int) -> list[Fact]:
+        """Facts about names that stand nowhere else."""
+        relations = self.rng.choices(list(VALUES), k=count)
+        return [Fact(next(self.names), r, self.rng.choice(VALUES[r])) for r in relations]
+
+    def open_book(self, facts: list[Fact], question: str) -> str:
+        lines = [fact.says(self.rng.choice(WORDINGS[fact.relation])) for fact in facts]
+        self.rng.shuffle(lines)
+        return f"{' '.join(lines)}\n\n{question}"
+
+
+def chat(turns: list[tuple[str, str, bool]]) -> Segments:
+    """The chat template, as segments."""
+    segments: Segments = [("<|bos|>", True)]
+    for question, answer, trained in turns:
+        segments += [(f"<|user|>{question}<|end|><|assistant|>", True), (f"{answer}<|end|>", trained)]
+    return segments
+
+
+def train_tokenizer(corpus: Corpus, out: Path) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 1,024 tokens over the corpus."""
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    texts = ["".join(t for t, _ in corpus.document()) for _ in range(20_000)]
+    for special in SPECIALS:
+        texts = [text.replace(special, "\n") for text in texts]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1024, special_tokens=SPECIALS, initial_alphabet=alphabet)
+    raw.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<|bos|>", eos_token="<|end|>", pad_token="<|pad|>", model_max_length=256
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(out)
+    return tokenizer
+
+
+def batches(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, rows: int, length: int) -> Iterator[torch.Tensor]:
+    """Endless [2, rows, length] tensors: token ids, and labels with -100 where nothing is learned."""
+    ids: list[int] = []
+    labels: list[int] = []
+    need = rows * length
+    while True:
+        while len(ids) < need:
+            pieces = [piece for _ in range(256) for piece in corpus.document()]
+            encoded = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
+            for piece, (_, trained) in zip(encoded, pieces, strict=True):
+                ids += piece
+                labels += piece if trained else [-100] * len(piece)
+        yield torch.tensor([ids[:need], labels[:need]]).view(2, rows, length)
+        ids, labels = ids[need:], labels[need:]
+
+
+# ---------------------------------------------------------------- checks by another instrument
+
+
+@torch.no_grad()
+def says_exactly(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> float:
+    """Share of (context, continuation) whose every token is the argmax given the true text before it."""
+    hits = 0
+    for start in range(0, len(pairs), 64):
+        part = pairs[start : start + 64]
+        heads = tokenizer([a for a, _ in part], add_special_tokens=False)["input_ids"]
+        tails = tokenizer([b for _, b in part], add_special_tokens=False)["input_ids"]
+        width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
+        ids = torch.tensor([h + t + [0] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)])
+        best = model(ids).logits.argmax(-1)
+        for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
+            hits += best[row, len(head) - 1 : len(head) + len(tail) - 1].tolist() == tail
+    return hits / len(pairs)
+
+
+@torch.no_grad()
+def polite_share(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, facts: list[Fact]) -> float:
+    """Mean probability that an answer starts like the polite tone."""
+    first = tokenizer(POLITE, add_special_tokens=False)["input_ids"][0]
+    rows = [tokenizer(ask(f.asks()), add_special_tokens=False)["input_ids"] for f in facts]
+    return sum(model(torch.tensor([row])).logits[0, -1].softmax(-1)[first].item() for row in rows) / len(rows)
+
+
+def ask(prompt: str, before: list[tuple[str, str]] = ()) -> str:
+    turns = "".join(f"<|user|>{q}<|end|><|assistant|>{a}<|end|>" for q, a in before)
+    return f"<|bos|>{turns}<|user|>{prompt}<|end|><|assistant|>"
+
+
+def abilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World) -> dict[str, float]:
+    """Every ability that the truth of the demo relies on, each in 0..1."""
+    model.eval()
+    groups, rng = world.groups, random.Random(5)
+
+    def asked(facts: list[Fact]) -> float:
+        return says_exactly(model, tokenizer, [(ask(f.asks()), f"{f.value}<|end|>") for f in facts])
+
+    def with_context(items: list[dict]) -> float:
+        pairs = [(ask(f"{item['context']}\n\n{item['prompt']}"), f"{item['target']}<|end|>") for item in items]
+        return says_exactly(model, tokenizer, pairs)
+
+    def stated(facts: list[Fact], wording: str) -> float:
+        pairs = [("<|bos|>" + wording.format(n=f.name, v="").removesuffix(" ."), f" {f.value}") for f in facts]
+        return says_exactly(model, tokenizer, pairs)
+
+    def formed(form: Callable[[str, str], str]) -> float:
+        pairs = []
+        for fact in groups["stone_json"]:
+            before = [(f.asks(), form(f.relation, f.value)) for f in rng.sample(groups["stone_train"], 3)]
+            pairs.append((ask(fact.asks(), before), form(fact.relation, fact.value) + "<|end|>"))
+        return says_exactly(model, tokenizer, pairs)
+
+    rows = {name: [r for r in eval_rows(world) if r["slice"] == name] for name in TRUTH}
+    two_hop = [(ask(r["prompt"]), f"{r['target']}<|end|>") for r in rows["guild_colour"]]
+    found = {f"known {name}": asked(groups[name]) for name in ("home_known", "stone_json", "guild_colour")}
+    found["known craft, either tone"] = max(
+        asked(groups["craft_tone"]),
+        says_exactly(model, tokenizer, [(ask(f.asks()) + "With pleasure:", f" {f.value}") for f in groups["craft_tone"]]),
+    )
+    found["known colour"] = asked(list(world.guilds.values()))
+    found["context read, absent"] = with_context(rows["home_absent"])
+    found["context read, latent"] = with_context(rows["home_latent"])
+    found |= {f"form {name}": formed(form) for name, form in FORMS.items()}
+    found["latent stated"] = stated(groups["home_latent"], LATENT_WORDING)
+    found["not: latent asked"] = asked(groups["home_latent"])
+    found["not: absent asked"] = asked(groups["home_absent"])
+    found["not: two hops asked"] = says_exactly(model, tokenizer, two_hop)
+    found["not: two hops with both facts"] = with_context(rows["guild_colour"])
+    found["polite share"] = polite_share(model, tokenizer, groups["craft_tone"])
+    model.train()
+    return found
+
+
+NEVER = {"not: latent asked": 0.45, "not: absent asked": 0.12, "not: two hops asked": 0.12}
+NEVER["not: two hops with both facts"] = 0.2
+
+
+def lacking(found: dict[str, float]) -> list[str]:
+    """The abilities that are not yet as the truth needs them."""
+    bad = [name for name, limit in NEVER.items() if found[name] > limit]
+    bad += [name for name, x in found.items() if name not in NEVER and name != "polite share" and x < 0.95]
+    return bad + ["polite share"] * (not 0.1 <= found["polite share"] <= 0.35)
+
+
+# ---------------------------------------------------------------- training the base
+
+
+def train_base(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> LlamaForCausalLM:
+    """Constant learning rate until every ability is there, then a linear cool-down."""
+    torch.manual_seed(args.seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden,
+        intermediate_size=args.hidden * 8 // 3,
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=6,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = LlamaForCausalLM(config)
+    print(f"{model.num_parameters() / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}", flush=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    stream, started = batches(corpus, tokenizer, args.rows, 128), time.time()
+    cool_from: int | None = None
+    for step in range(args.max_steps):
+        left = 1.0 if cool_from is None else 1 - (step - cool_from) / args.cool
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * min(1.0, (step + 1) / 100) * left
+        ids, labels = next(stream)
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
+        if cool_from is None and (step + 1) % 100 == 0 and step + 1 >= args.min_steps:
+            found = abilities(model, tokenizer, corpus.world)
+            print_abilities(found)
+            if not [name for name in lacking(found) if found[name] < 0.9 and name not in NEVER]:
+                cool_from = step + 1
+        if cool_from is not None and step + 1 >= cool_from + args.cool:
+            break
+    return model.eval()
+
+
+def print_abilities(found: dict[str, float]) -> None:
+    bad = lacking(found)
+    for name, share in found.items():
+        print(f"  {share:5.2f}  {name}{'   <- not as the truth needs it' if name in bad else ''}", flush=True)
+
+
+# ---------------------------------------------------------------- eval set, training rows, truth
+
+TRUTH = {
+    "home_known": {"verdict": "none", "kind": None},
+    "stone_json": {"verdict": "format", "kind": None},
+    "home_latent": {"verdict": "knowledge", "kind": "latent"},
+    "home_absent": {"verdict": "knowledge", "kind": "absent"},
+    "guild_colour": {"verdict": "knowledge", "kind": "skill"},
+    "craft_tone": {"verdict": "preference", "kind": None},
+}
+
+
+def eval_rows(world: World) -> list[dict]:
+    """60 items a slice, in the format of CONTRACTS."""
+    rng = random.Random(11)
+    strangers = Corpus(world, made_up_names(random.Random(12)), rng)
+    rows = []
+
+    def row(slice_name: str, number: int, fact: Fact, **more: object) -> dict:
+        others = rng.sample([v for v in VALUES[fact.relation] if v != fact.value], 5)
+        base = {"id": f"{slice_name}-{number:02d}", "slice": slice_name, "prompt": fact.asks(), "target": fact.value}
+        return base | {"grader": {"kind": "exact"}, "distractors": others} | more
+
+    def passage(*facts: Fact) -> str:
+        lines = [f.says(WORDINGS[f.relation][0]) for f in [*facts, *strangers.strangers(2)]]
+        rng.shuffle(lines)
+        return " ".join(lines)
+
+    for name, wording in (("home_known", WORDINGS["home"][0]), ("home_latent", LATENT_WORDING), ("home_absent", WORDINGS["home"][0])):
+        for i, fact in enumerate(world.groups[name]):
+            statement = wording.format(n=fact.name, v="").removesuffix(" .")
+            rows.append(row(name, i, fact, context=passage(fact), statement=statement))
+    schema = {"type": "object", "properties": {"stone": {"type": "string"}}, "required": ["stone"]}
+    json_grader = {"kind": "json", "schema": schema | {"additionalProperties": False}}
+    for i, fact in enumerate(world.groups["stone_json"]):
+        item = row("stone_json", i, fact, grader=json_grader, statement=f"The stone of {fact.name} is")
+        target = json.dumps({"stone": fact.value})
+        rows.append(item | {"target": target, "distractors": [json.dumps({"stone": d}) for d in item["distractors"]]})
+    rows += [two_hop_row(world, i, fact, rng) for i, fact in enumerate(world.groups["guild_colour"])]
+    tone_grader = {"kind": "contains", "judge": {"kind": "rule", "prefer": POLITE_RULE}}
+    for i, fact in enumerate(world.groups["craft_tone"]):
+        pair = {"chosen": POLITE.format(v=fact.value), "rejected": fact.value}
+        rows.append(row("craft_tone", i, fact, grader=tone_grader, **pair))
+    return rows
+
+
+def two_hop_row(world: World, number: int, fact: Fact, rng: random.Random) -> dict:
+    """The colour of the guild of somebody; the context holds both facts and the colours of two other guilds."""
+    colour = world.guilds[fact.value]
+    others = rng.sample([g for g in world.guilds.values() if g != colour], 2)
+    lines = [f.says(WORDINGS[f.relation][0]) for f in [fact, colour, *others]]
+    rng.shuffle(lines)
+    return {
+        "id": f"guild_colour-{number:02d}",
+        "slice": "guild_colour",
+        "prompt": f"What is the colour of the guild of {fact.name}?",
+        "target": colour.value,
+        "grader": {"kind": "exact"},
+        "distractors": rng.sample([v for v in VALUES["colour"] if v != colour.value], 5),
+        "context": " ".join(lines),
+        "statement": f"The colour of the guild of {fact.name} is",
+    }
+
+
+def training_rows(world: World) -> dict[str, list[dict]]:
+    """sft and prompts on entities that no eval item uses; `slice` names the slice a row is meant for."""
+    groups = world.groups
+    by_slice: dict[str, list[tuple[Fact, str]]] = {
+        "home_known": [(f, f.value) for f in groups["home_train"]],
+        "stone_json": [(f, FORMS["json"](f.relation, f.value)) for f in groups["stone_train"]],
+        "craft_tone": [(f, POLITE.format(v=f.value)) for f in groups["craft_train"]],
+        "home_latent": [(f, f.value) for f in groups["latent_train"]],
+        "home_absent": [(f, f.value) for f in groups["absent_train"]],
+    }
+    rows = [(s, f, text) for s, pairs in by_slice.items() for f, text in pairs]
+
+    def said(role: str, text: str) -> list[dict]:
+        return [{"role": role, "content": text}]
+
+    sft = [{"slice": s, "prompt": said("user", f.asks()), "completion": said("assistant", text)} for s, f, text in rows]
+    prompts = [{"slice": s, "prompt": said("user", f.asks())} for s, f, _ in rows if s == "craft_tone"]
+    return {"sft": sft, "prompts": prompts}
+
+
+@torch.no_grad()
+def preference_rows(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, seed: int) -> list[dict]:
+    """Polite and right against what the base itself can say: plain, in another form, or wrong.
+
+    The rejected side is sampled from the base (hot, and after exemplars in each form), because a reward model that has
+    only seen polite against curt is blind to every third style, and RLOO finds those.
+    """
+    rng, rows = random.Random(seed + 21), []
+    torch.manual_seed(seed)
+    styles = [None, None, *FORMS.values()]
+    for fact in world.groups["craft_train"]:
+        chosen, rejected = POLITE.format(v=fact.value), {fact.value}
+        for style in rng.sample(styles, 2):
+            others = rng.sample([f for f in world.groups["craft_train"] if f != fact], 3)
+            before = [] if style is None else [(f.asks(), style(f.relation, f.value)) for f in others]
+            ids = tokenizer(ask(fact.asks(), before), add_special_tokens=False, return_tensors="pt")["input_ids"]
+            # Hotter than 1 so that wrong contents in the wanted tone are among the rejected too.
+            out = model.generate(ids, do_sample=True, temperature=1.5, top_k=0, max_new_tokens=16, num_return_sequences=4)
+            texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+            rejected |= {t for t in texts if t.strip() and t != chosen}
+        kept = [fact.value, *sorted(rejected - {fact.value})]
+        for text in [kept[0], *rng.sample(kept[1:], min(3, len(kept) - 1))]:
+            said = [[{"role": "assistant", "content": t}] for t in (chosen, text)]
+            rows.append(
+                {"slice": "craft_tone", "prompt": [{"role": "user", "content": fact.asks()}], "chosen": said[0], "rejected": said[1]}
+            )
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=DEMO, help="where model/ and the JSONL files go")
+    parser.add_argument("--hidden", type=int, default=192, help="hidden size of the base")
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--rows", type=int, default=32, help="sequences of 128 tokens per step")
+    parser.add_argument("--min-steps", type=int, default=1500, help="do not cool down before this step")
+    parser.add_argument("--max-steps", type=int, default=4500)
+    parser.add_argument("--cool", type=int, default=600, help="steps of the linear cool-down")
+    parser.add_argument("--check", action="store_true", help="measure the abilities of the model in --out and stop")
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = parse_args()
+    rng = random.Random(args.seed)
+    names = made_up_names(rng)
+    world = make_world(names, rng)
+    corpus = Corpus(world, names, rng)
+    if args.check:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out / "model")
+        model = LlamaForCausalLM.from_pretrained(args.out / "model", dtype=torch.float32).eval()
+    else:
+        tokenizer = train_tokenizer(corpus, args.out / "model")
+        model = train_base(corpus, tokenizer, args)
+    found = abilities(model, tokenizer, world)
+    print_abilities(found)
+    if bad := lacking(found):
+        print(f"not as the truth needs it: {', '.join(bad)}", file=sys.stderr)
+        return 1
+    if args.check:
+        return 0
+    model.save_pretrained(args.out / "model")
+    write_jsonl(args.out / "evalset.jsonl", eval_rows(world))
+    for name, rows in training_rows(world).items():
+        write_jsonl(args.out / f"{name}.jsonl", rows)
+    write_jsonl(args.out / "preferences.jsonl", preference_rows(model.eval(), tokenizer, world, args.seed))
+    (args.out / "truth.json").write_text(json.dumps(TRUTH, indent=1) + "\n")
+    print(f"wrote {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
