@@ -39,7 +39,7 @@ class AnswerLog:
     def __init__(self, path: Path, seed: int, progress: Progress | None = None) -> None:
         self.path, self.seed = path, seed
         self.progress = progress or (lambda probe, done, planned: None)
-        self.answers: dict[tuple[str, str, int], Answer] = {}
+        self._answers: dict[str, dict[str, dict[int, Answer]]] = defaultdict(lambda: defaultdict(dict))
         if path.exists():
             self._read()
 
@@ -52,16 +52,21 @@ class AnswerLog:
             done += sum(a.n for a in batch)
             self.progress(batch[0].probe, done, planned)
 
+    def get(self, probe: str, item: str, draw: int = 0) -> Answer:
+        """One answer; KeyError where it was not asked."""
+        return self._answers[probe][item][draw]
+
     def of(self, probe: str) -> dict[str, list[Answer]]:
         """item id → its answers to this probe, by draw."""
-        found: dict[str, list[Answer]] = defaultdict(list)
-        for (name, item, _), answer in sorted(self.answers.items(), key=lambda pair: pair[0]):
-            if name == probe:
-                found[item].append(answer)
-        return found
+        return {item: self.of_item(probe, item) for item in self._answers[probe]}
+
+    def of_item(self, probe: str, item: str) -> list[Answer]:
+        """The answers of one item to this probe, by draw."""
+        draws = self._answers[probe].get(item, {})
+        return [draws[d] for d in sorted(draws)]
 
     def _knows(self, ask: Ask, draw: int) -> bool:
-        known = self.answers.get((ask.probe, ask.item, draw))
+        known = self._answers[ask.probe].get(ask.item, {}).get(draw)
         return known is not None and known.prompt == ask.prompt.sha
 
     def _answer(self, model: Model, batch: list[Ask]) -> Iterator[Answer]:
@@ -115,7 +120,7 @@ class AnswerLog:
 
     def _keep(self, batch: Iterable[Answer]) -> None:
         for answer in batch:
-            self.answers[answer.probe, answer.item, answer.draw] = answer
+            self._answers[answer.probe][answer.item][answer.draw] = answer
 
     def _read(self) -> None:
         """Keep whole batches and cut off what a kill left behind them."""

@@ -26,7 +26,7 @@ def climb(model: Model, evalset: EvalSet, settings: ProbesConfig, log: AnswerLog
     """Ask every enabled probe of the items it can tell something about; the answers are in the log."""
     items, on = evalset.items, set(settings.enabled)
     log.ask(model, [plain(item) for item in items])
-    read = {item.id: log.answers["plain", item.id, 0] for item in items}
+    read = {item.id: log.get("plain", item.id) for item in items}
     failed = [i for i in items if read[i.id].strict is False]
     lost = [i for i in failed if read[i.id].lenient is False]
     passed = [i for i in items if read[i.id].strict]

@@ -13,8 +13,8 @@ there and its cause is known from how the corpus was made, not from anything tha
 Training goes on at a constant learning rate until every ability that this truth relies on is there (teacher-forced
 argmax, not our probes), then cools down. Everything is derived from --seed.
 
-    python -m scripts.make_demo                 # about half an hour on 2 CPU cores
-    python -m scripts.make_demo --check         # only measure the committed model
+    python -m scripts.make_demo --out DIR       # about 35 minutes on 2 CPU cores
+    python -m scripts.make_demo                 # keep the committed model, check it, write the rows anew
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +105,11 @@ class World:
         return [fact for name in names for fact in self.groups[name]] + list(self.guilds.values())
 
 
-def made_up_names(rng: random.Random) -> Iterator[str]:
-    """Endless names that never repeat."""
+def made_up_names(rng: random.Random, taken: Iterable[str] = ()) -> Iterator[str]:
+    """Endless names that never repeat and are not among those taken."""
     onsets = "b d f g h j k l m n p r s t v z br dr gr kl st tr".split()
     vowels, codas = "a e i o u".split(), ["", "", "n", "l", "r", "s", "th"]
-    seen: set[str] = set()
+    seen = {name.lower() for name in taken}
     while True:
         syllables = rng.choice([2, 3, 3])
         name = "".join(rng.choice(onsets) + rng.choice(vowels) for _ in range(syllables)) + rng.choice(codas)
@@ -317,7 +317,7 @@ def abilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world
     return found
 
 
-NEVER = {"not: latent asked": 0.45, "not: absent asked": 0.12, "not: two hops asked": 0.12}
+NEVER = {"not: latent asked": 0.5, "not: absent asked": 0.12, "not: two hops asked": 0.12}
 NEVER["not: two hops with both facts"] = 0.2
 
 
@@ -367,7 +367,8 @@ def train_base(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argpars
         if cool_from is None and (step + 1) % 100 == 0 and step + 1 >= args.min_steps:
             found = abilities(model, tokenizer, corpus.world)
             print_abilities(found)
-            if not [name for name in lacking(found) if found[name] < 0.9 and name not in NEVER]:
+            # Cooling down sharpens what is nearly there: reading a context went from .88 to 1.00 in our run.
+            if not [name for name in lacking(found) if found[name] < 0.8 and name not in NEVER]:
                 cool_from = step + 1
         if cool_from is not None and step + 1 >= cool_from + args.cool:
             break
@@ -395,7 +396,8 @@ TRUTH = {
 def eval_rows(world: World) -> list[dict]:
     """60 items a slice, in the format of CONTRACTS."""
     rng = random.Random(11)
-    strangers = Corpus(world, made_up_names(random.Random(12)), rng)
+    taken = {fact.name for facts in world.groups.values() for fact in facts}
+    strangers = Corpus(world, made_up_names(random.Random(12), taken), rng)
     rows = []
 
     def row(slice_name: str, number: int, fact: Fact, **more: object) -> dict:
@@ -427,9 +429,9 @@ def eval_rows(world: World) -> list[dict]:
 
 
 def two_hop_row(world: World, number: int, fact: Fact, rng: random.Random) -> dict:
-    """The colour of the guild of somebody; the context holds both facts and the colours of two other guilds."""
+    """The colour of the guild of somebody; the context holds both facts and the colours of four other guilds."""
     colour = world.guilds[fact.value]
-    others = rng.sample([g for g in world.guilds.values() if g != colour], 2)
+    others = rng.sample([g for g in world.guilds.values() if g != colour], 4)
     lines = [f.says(WORDINGS[f.relation][0]) for f in [fact, colour, *others]]
     rng.shuffle(lines)
     return {
@@ -504,10 +506,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=192, help="hidden size of the base")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--rows", type=int, default=32, help="sequences of 128 tokens per step")
-    parser.add_argument("--min-steps", type=int, default=1500, help="do not cool down before this step")
-    parser.add_argument("--max-steps", type=int, default=4500)
+    parser.add_argument("--min-steps", type=int, default=3100, help="do not cool down before this step")
+    parser.add_argument("--max-steps", type=int, default=6000)
     parser.add_argument("--cool", type=int, default=600, help="steps of the linear cool-down")
-    parser.add_argument("--check", action="store_true", help="measure the abilities of the model in --out and stop")
     return parser.parse_args()
 
 
@@ -516,21 +517,19 @@ def main() -> int:
     rng = random.Random(args.seed)
     names = made_up_names(rng)
     world = make_world(names, rng)
-    corpus = Corpus(world, names, rng)
-    if args.check:
+    if (args.out / "model" / "model.safetensors").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(args.out / "model")
         model = LlamaForCausalLM.from_pretrained(args.out / "model", dtype=torch.float32).eval()
     else:
+        corpus = Corpus(world, names, rng)
         tokenizer = train_tokenizer(corpus, args.out / "model")
         model = train_base(corpus, tokenizer, args)
+        model.save_pretrained(args.out / "model")
     found = abilities(model, tokenizer, world)
     print_abilities(found)
     if bad := lacking(found):
         print(f"not as the truth needs it: {', '.join(bad)}", file=sys.stderr)
         return 1
-    if args.check:
-        return 0
-    model.save_pretrained(args.out / "model")
     write_jsonl(args.out / "evalset.jsonl", eval_rows(world))
     for name, rows in training_rows(world).items():
         write_jsonl(args.out / f"{name}.jsonl", rows)

@@ -1,0 +1,31 @@
+"""Which gap does a model have on an eval set, how sure is that, and what to do about it.
+
+    python diagnose.py                                        # demo: embedded model and eval set, CPU, offline
+    python diagnose.py model.path=DIR_OR_HUB_NAME evalset.path=F.jsonl
+    python diagnose.py model=qwen3_0_6b evalset.path=F.jsonl  # ready settings for a real model, see conf/model/
+    python diagnose.py … launch=true                          # then train what was recommended
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from diagnose.config import DiagnoseConfig, check_diagnose, load, register_diagnose
+from diagnose.errors import guarded
+
+register_diagnose()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="diagnose")
+def main(cfg: DictConfig) -> None:
+    """Compose, check, and only then import what is slow."""
+    config = load(cfg, DiagnoseConfig, "diagnose")
+    check_diagnose(config)
+    from diagnose.run import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

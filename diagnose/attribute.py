@@ -1,0 +1,349 @@
+"""The probes are annotators, the gap classes are labels: a hierarchical latent-class model (Dawid and Skene 1979, with
+the corrections of DESIGN §6) gives, per slice, posterior draws of the mixture of gaps.
+
+    z_i ~ Cat(pi_cell)            pi_cell ~ Dir(kappa / classes)
+    y_ir | z_i = c                one three-level outcome per rung, a count for samples, a win for rankings
+    P(success) = g + (1 - g) mu   g: the placebo's measured rate; mu_rc ~ Beta(strength * template), pooled over slices
+
+Slices that overlap are fitted on disjoint cells and reported as sums. Clustered items count by their effective number.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.special import betaln, gammaln
+
+from diagnose.answers import AnswerLog
+from diagnose.config import ProbesConfig, RuleConfig
+from diagnose.evalset import EvalSet
+from diagnose.grade import grade, prefers
+from diagnose.probes import missing_probes
+from diagnose.records import CLASSES, Answer, Attribution, EvalItem
+
+LEVELS = ("plain", "shaped")
+WINS = ("ranked_question", "ranked_statement", "given", "judged")
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the probes saw, as arrays over items; NaN where a probe was not asked."""
+
+    levels: dict[str, Array]
+    """rung → [items, 2]: trials that were lenient or better, and strict; averaged over draws."""
+    wins: dict[str, Array]
+    """rung → [items]: 1 success, 0 failure."""
+    counts: Array
+    """[items, 2]: lenient samples, samples."""
+    floors: dict[str, Array]
+    """rung → [items]: the placebo's or the guess rate g."""
+    allowed: Array
+    """[items, 6]: classes that the data of the item's cell can tell apart."""
+    weights: Array
+    """[items]: effective count under clustering."""
+    cells: Array
+    """[items]: index of the disjoint cell."""
+
+
+def attribute(
+    evalset: EvalSet, log: AnswerLog, settings: ProbesConfig, rule: RuleConfig, rng: np.random.Generator
+) -> Attribution:
+    """Posterior draws of each slice's mixture over CLASSES.
+
+    Items whose plain answer could not be scored take no part.
+    """
+    items = [i for i in evalset.items if log.get("plain", i.id).strict is not None]
+    members = {name: [i for i in items if name in i.slices] for name in evalset.slices}
+    missing = {name: missing_probes(part, evalset, settings, name) for name, part in members.items()}
+    floors = {name: slice_floors(part, log) for name, part in members.items()}
+    if not items:
+        nothing = np.full((rule.sweeps - rule.burn, len(CLASSES)), np.nan)
+        return Attribution({name: nothing for name in members}, {}, missing, floors)
+    seen = gather(items, log, missing, floors, rule)
+    pi, z = gibbs(seen, rule, rng)
+    cells = sorted({i.slices for i in items})
+    sizes = Counter(i.slices for i in items)
+    draws = {}
+    for name, part in members.items():
+        mine = [c for c, cell in enumerate(cells) if name in cell]
+        if not part:
+            draws[name] = np.full((pi.shape[0], len(CLASSES)), np.nan)
+            continue
+        share = np.array([sizes[cells[c]] for c in mine], float)
+        mixed = np.tensordot(pi[:, mine], share / share.sum(), axes=([1], [0]))
+        mixed[:, ~np.any([_allowed(cells[c], missing) for c in mine], axis=0)] = np.nan
+        draws[name] = mixed
+    return Attribution(draws, {i.id: z[k].tolist() for k, i in enumerate(items)}, missing, floors)
+
+
+# ---------------------------------------------------------------- what was seen
+
+
+def gather(
+    items: list[EvalItem],
+    log: AnswerLog,
+    missing: dict[str, tuple[str, ...]],
+    floors: dict[str, dict[str, float]],
+    rule: RuleConfig,
+) -> Evidence:
+    """Turn the log into arrays."""
+    found = {probe: log.of(probe) for probe in ("plain", "shaped", "sampled", "given")}
+    cells = sorted({i.slices for i in items})
+    guess = np.array([floors[i.slices[0]]["guess"] for i in items])
+    return Evidence(
+        levels={rung: np.array([_levels(found[rung].get(i.id, [])) for i in items]) for rung in LEVELS},
+        wins={
+            "ranked_question": np.array([_first(ranks(i, log, "question")) for i in items]),
+            "ranked_statement": np.array([_first(ranks(i, log, "statement")) for i in items]),
+            "given": np.array([_mean([a.lenient for a in found["given"].get(i.id, [])]) for i in items]),
+            "judged": np.array([_mean([lost_to_reference(i, log)]) for i in items]),
+        },
+        counts=np.array([_count(found["sampled"].get(i.id, [])) for i in items], float),
+        floors={
+            "plain": guess,
+            "shaped": np.maximum(guess, [floors[i.slices[0]].get("shaped", 0.0) for i in items]),
+            "sampled": guess,
+            "ranked_question": np.array([_chance(i, log, "question") for i in items]),
+            "ranked_statement": np.array([_chance(i, log, "statement") for i in items]),
+            "given": np.array([floors[i.slices[0]].get("given", 0.0) for i in items]),
+            "judged": np.array([floors[i.slices[0]].get("self", 0.0) for i in items]),
+        },
+        allowed=np.array([_allowed(i.slices, missing) for i in items]),
+        weights=_weights(items, rule.icc),
+        cells=np.array([cells.index(i.slices) for i in items]),
+    )
+
+
+def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
+    """Measured placebo rates of a slice: what succeeds without the active ingredient.
+
+    guess: chance that a wrong-or-lucky answer hits one given option of the item's type. With r the rate at which a given
+    distractor is hit by failing answers, a uniform guesser over k options has r = 1/(k-1), so g = r / (1 + r).
+    """
+    floors = {"guess": _guess_rate(items, log)}
+    own, other, swapped = log.of("shaped_own"), log.of("given_other"), log.of("given_swapped")
+    for name, answers, strict in (("shaped", own, True), ("given", other, False), ("follows_swap", swapped, False)):
+        read = [a.strict if strict else a.lenient for i in items for a in answers.get(i.id, []) if a.strict is not None]
+        if read:
+            floors[name] = float(np.mean(read))
+    duels = [_loses(i, a, b) for i in items for a, b in _pairs(log.of("self").get(i.id, []))]
+    if duels:
+        # Half a win and half a loss added: five samples without a loss do not prove that there is none.
+        floors["self"] = (sum(duels) + 0.5) / (len(duels) + 1)
+    return floors
+
+
+def ranks(item: EvalItem, log: AnswerLog, form: str) -> list[int]:
+    """Rank of the gold option (0 is best) by length-normalised, prior-corrected log-probability; empty if not asked."""
+    options = log.of_item(f"ranked_{form}", item.id)
+    if len(options) < 2:
+        return []
+    values = []
+    for a in options:
+        prior = log.get(f"prior_{form}", a.text)
+        if a.logprob is None or prior.logprob is None:
+            return []
+        values.append((a.logprob - prior.logprob) / max(a.tokens, 1))
+    return [sum(v >= values[0] for v in values[1:])]
+
+
+def lost_to_reference(item: EvalItem, log: AnswerLog) -> bool | None:
+    """Does the item's own strict answer lose to `chosen` (or to what the rule accepts)? None where nobody judges."""
+    answer = log.get("plain", item.id)
+    return not prefers(item, answer.text) if item.judge and answer.strict else None
+
+
+def _guess_rate(items: list[EvalItem], log: AnswerLog) -> float:
+    hits = chances = 0.0
+    for item in items:
+        if not item.options:
+            continue
+        wrong = [a for p in ("plain", "sampled") for a in log.of_item(p, item.id) if a.lenient is False]
+        for a in wrong:
+            named = sum(bool(grade(_as_gold(item, option), a.text).lenient) for option in item.options)
+            hits += named / len(item.options)
+            chances += 1
+    r = hits / chances if chances else 0.0
+    return r / (1 + r)
+
+
+def _as_gold(item: EvalItem, option: str) -> EvalItem:
+    return replace(item, targets=(option,), distractors=(), choices=item.choices, chosen=None)
+
+
+def _loses(item: EvalItem, a: Answer, b: Answer) -> float:
+    """Self against self, both orders: how often does the first lose?"""
+    x, y = bool(prefers(item, a.text)), bool(prefers(item, b.text))
+    return 0.5 * (x != y)
+
+
+def _pairs(answers: list[Answer]) -> list[tuple[Answer, Answer]]:
+    right = [a for a in answers if a.strict]
+    return list(zip(right[::2], right[1::2], strict=False))
+
+
+def _levels(answers: list[Answer]) -> list[float]:
+    read = [a for a in answers if a.strict is not None]
+    return [_mean([a.lenient for a in read]), _mean([a.strict for a in read])]
+
+
+def _mean(values: list[bool | None]) -> float:
+    read = [v for v in values if v is not None]
+    return float(np.mean(read)) if read else float("nan")
+
+
+def _first(rank: list[int]) -> float:
+    return float(rank[0] == 0) if rank else float("nan")
+
+
+def _count(answers: list[Answer]) -> list[int]:
+    read = [a for a in answers if a.lenient is not None]
+    return [sum(bool(a.lenient) for a in read), len(read)]
+
+
+def _chance(item: EvalItem, log: AnswerLog, form: str) -> float:
+    return 1 / max(len(log.of_item(f"ranked_{form}", item.id)), 2)
+
+
+def _allowed(slices: tuple[str, ...], missing: dict[str, tuple[str, ...]]) -> list[bool]:
+    """A class that the data cannot tell from another leaves the model."""
+    lacks = {what for name in slices for what in missing[name]}
+    out = {"format": "format", "preference": "preference"}
+    gone = {out[what] for what in lacks if what in out}
+    if "context" in lacks:
+        gone.add("knowledge_skill")  # absent then stands for absent or skill; `verdicts` reports the kind as unresolved
+    return [name not in gone for name in CLASSES]
+
+
+def _weights(items: list[EvalItem], icc: float) -> Array:
+    """1 / design effect per item, deff = 1 + (m - 1) icc (EVIDENCE §2.3)."""
+    sizes = Counter(i.cluster for i in items if i.cluster is not None)
+    return np.array([1 / (1 + (sizes[i.cluster] - 1) * icc) if i.cluster is not None else 1.0 for i in items])
+
+
+# ---------------------------------------------------------------- inference
+
+
+def gibbs(seen: Evidence, rule: RuleConfig, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Gibbs sampling.
+
+    Returns:
+        pi [draws, cells, classes] and the items' mean class posterior [items, classes].
+    """
+    n, cells = len(seen.weights), int(seen.cells.max()) + 1
+    theta = {rung: _template(rule, rung) for rung in (*LEVELS, *WINS) if rung != "judged"}
+    theta["judged"] = np.array([rule.templates["judged"]["preference"]])
+    fixed = np.where(seen.allowed, _counts_loglik(seen, rule), -np.inf)
+    open_cells = np.array([seen.allowed[seen.cells == c].any(0) for c in range(cells)])
+    pi = open_cells / open_cells.sum(1, keepdims=True)
+    kept, posterior = [], np.zeros((n, len(CLASSES)))
+    for sweep in range(rule.sweeps):
+        logp = fixed + np.log(np.maximum(pi[seen.cells], 1e-300))
+        for rung in LEVELS:
+            logp = logp + _levels_loglik(seen, rung, theta[rung])
+        for rung in WINS:
+            logp = logp + _wins_loglik(seen, rung, theta[rung])
+        p = np.exp(logp - logp.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        z = (p.cumsum(1) < rng.random((n, 1))).sum(1).clip(max=len(CLASSES) - 1)
+        onehot = np.eye(len(CLASSES))[z]
+        for c in range(cells):
+            mine = onehot[seen.cells == c] * seen.weights[seen.cells == c][:, None]
+            prior = rule.kappa * open_cells[c] / open_cells[c].sum()
+            drawn = rng.gamma(np.where(open_cells[c], prior + mine.sum(0), 1.0))
+            pi[c] = np.where(open_cells[c], np.maximum(drawn, 1e-300), 0.0)
+            pi[c] /= pi[c].sum()
+        for rung in LEVELS:
+            theta[rung] = _update_levels(seen, rung, theta[rung], onehot, rule, rng)
+        for rung in WINS:
+            theta[rung] = _update_wins(seen, rung, theta[rung], onehot, rule, rng)
+        if sweep >= rule.burn:
+            kept.append(pi.copy())
+            posterior += p
+    return np.array(kept), posterior / len(kept)
+
+
+def _template(rule: RuleConfig, rung: str) -> Array:
+    """[6] or [6, 2] prior means."""
+    return np.array([rule.templates[rung][name] for name in CLASSES], float)
+
+
+def _floored(g: Array, mu: Array) -> Array:
+    """theta = g + (1 - g) mu, as [items, classes]."""
+    theta: Array = g[:, None] + (1 - g[:, None]) * mu[None, :]
+    return theta.clip(1e-6, 1 - 1e-6)
+
+
+def _levels_loglik(seen: Evidence, rung: str, mu: Array) -> Array:
+    """One three-level outcome: fail, lenient only, strict; draws of one item are averaged, not multiplied."""
+    lenient, strict = seen.levels[rung].T
+    up = _floored(seen.floors[rung], mu[:, 0])
+    top = mu[None, :, 1].clip(1e-6, 1 - 1e-6)
+    only = (lenient - strict)[:, None]
+    ll = (1 - lenient)[:, None] * np.log(1 - up) + only * np.log(up * (1 - top)) + strict[:, None] * np.log(up * top)
+    return np.nan_to_num(ll * seen.weights[:, None])
+
+
+def _wins_loglik(seen: Evidence, rung: str, mu: Array) -> Array:
+    y = seen.wins[rung][:, None]
+    if rung == "judged":
+        # The reference wins against every class at the rate of self against self; PREFERENCE is the excess over it.
+        theta = np.repeat(seen.floors[rung][:, None], len(CLASSES), 1).clip(1e-3, 1 - 1e-3)
+        theta[:, CLASSES.index("preference")] = _floored(seen.floors[rung], mu)[:, 0]
+    else:
+        theta = _floored(seen.floors[rung], mu)
+    return np.nan_to_num((y * np.log(theta) + (1 - y) * np.log(1 - theta)) * seen.weights[:, None])
+
+
+def _counts_loglik(seen: Evidence, rule: RuleConfig) -> Array:
+    """Beta-binomial: items of one class share a mean, not a difficulty."""
+    x, n = seen.counts.T
+    mean, size = _template(rule, "sampled").T
+    m = _floored(seen.floors["sampled"], mean)
+    a, b = m * size, (1 - m) * size
+    x, n = x[:, None], n[:, None]
+    choose = gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
+    ll: Array = (choose + betaln(x + a, n - x + b) - betaln(a, b)) * seen.weights[:, None]
+    return np.where(n > 0, ll, 0.0)
+
+
+def _update_levels(seen: Evidence, rung: str, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator) -> Array:
+    lenient, strict = np.nan_to_num(seen.levels[rung]).T
+    asked = (~np.isnan(seen.levels[rung][:, 0])) * seen.weights
+    active = lenient * _thin(seen.floors[rung], onehot @ mu[:, 0], rng)
+    out = mu.copy()
+    out[:, 0] = _beta(rule, rung, 0, onehot, asked * active, asked * (1 - active), rng)
+    out[:, 1] = _beta(rule, rung, 1, onehot, asked * strict, asked * (lenient - strict), rng)
+    return out
+
+
+def _update_wins(seen: Evidence, rung: str, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator) -> Array:
+    y = np.nan_to_num(seen.wins[rung])
+    asked = (~np.isnan(seen.wins[rung])) * seen.weights
+    if rung == "judged":
+        mine = onehot[:, CLASSES.index("preference")] * asked
+        active = y * _thin(seen.floors[rung], np.broadcast_to(mu, y.shape), rng)
+        prior = rule.templates["judged"]["preference"] * rule.strength
+        return rng.beta(prior + (mine * active).sum(), rule.strength - prior + (mine * (1 - active)).sum(), 1)
+    active = y * _thin(seen.floors[rung], onehot @ mu, rng)
+    return _beta(rule, rung, None, onehot, asked * active, asked * (1 - active), rng)
+
+
+def _thin(g: Array, mu: Array, rng: np.random.Generator) -> Array:
+    """Which successes came from the class and not from the floor: data augmentation, so that mu stays conjugate."""
+    share = mu / np.maximum(g + (1 - g) * mu, 1e-9)
+    return (rng.random(g.shape) < share).astype(float)
+
+
+def _beta(
+    rule: RuleConfig, rung: str, level: int | None, onehot: Array, hits: Array, misses: Array, rng: np.random.Generator
+) -> Array:
+    """Conjugate draw of mu for every class; template classes without items stay at their prior."""
+    mean = _template(rule, rung) if level is None else _template(rule, rung)[:, level]
+    a = rule.strength * mean + hits @ onehot
+    b = rule.strength * (1 - mean) + misses @ onehot
+    drawn: Array = rng.beta(np.maximum(a, 1e-3), np.maximum(b, 1e-3))
+    return drawn.clip(1e-4, 1 - 1e-4)

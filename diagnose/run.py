@@ -1,0 +1,162 @@
+"""The story of diagnose, in order; leaves run.json, answers.jsonl, diagnosis.json and report.html in `out`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diagnose.answers import AnswerLog
+from diagnose.attribute import attribute
+from diagnose.config import DataConfig, DiagnoseConfig
+from diagnose.console import Bars, show_diagnosis
+from diagnose.controls import grader_controls
+from diagnose.errors import BadInput
+from diagnose.evalset import EvalSet, read_evalset, read_rows
+from diagnose.model import HFModel, check_end_token, render_sha
+from diagnose.probes import climb
+from diagnose.provenance import ROOT, provenance, write_json
+from diagnose.recommend import TRAINING, recommend, train_command
+from diagnose.records import Diagnosis, Prompt
+from diagnose.report import render_report
+from diagnose.tracking import log_diagnosis
+from diagnose.verdicts import verdicts
+
+END_CHECK_PROMPTS = 8
+
+
+def run(config: DiagnoseConfig) -> Diagnosis:
+    """Diagnose, write everything, print it, and launch training if asked to.
+
+    Raises:
+        BadInput: the eval set, the training rows or the model cannot be used.
+        Blocked: the model's end token is not the one it ends with.
+    """
+    evalset = read_evalset(config.evalset)
+    rows = rows_at_hand(config.data)
+    out = Path(config.out or "")
+    model = HFModel(config.model)
+    check_end_token(model, [Prompt(i.turns) for i in evalset.items[:END_CHECK_PROMPTS]], config.seed)
+    record = provenance(config) | {"device": model.device, "render": model.render, "render_sha": render_sha(model.render)}
+    identity = _identity(evalset, record, config)
+    _open(out, record | {"identity": identity, "status": "running"})
+    with Bars() as bars:
+        log = AnswerLog(out / "answers.jsonl", config.seed, bars)
+        climb(model, evalset, config.probes, log)
+    diagnosis = conclude(config, evalset, log, record, identity, rows)
+    (out / "diagnosis.json").write_text(diagnosis.to_json(), encoding="utf-8")
+    (out / "report.html").write_text(render_report(diagnosis), encoding="utf-8")
+    log_diagnosis(config.wandb, diagnosis, out)
+    write_json(out / "run.json", record | {"identity": identity, "status": "finished"})
+    show_diagnosis(diagnosis, str(out / "report.html"))
+    if config.launch:
+        launch(diagnosis, out)
+    return diagnosis
+
+
+def conclude(
+    config: DiagnoseConfig,
+    evalset: EvalSet,
+    log: AnswerLog,
+    record: dict[str, Any],
+    identity: dict[str, str],
+    rows: dict[str, dict[str, int]],
+) -> Diagnosis:
+    """Everything after the last question: attribution, verdicts, recommendation. No model here."""
+    rng = np.random.default_rng(config.seed)
+    found = attribute(evalset, log, config.probes, config.rule, rng)
+    judged = verdicts(evalset, log, found, config.rule)
+    command = train_command(str(config.out), _data_overrides(config.data))
+    advice = recommend(evalset, judged, found, log, config.rule, rows, rng, command)
+    decision = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return Diagnosis(
+        decision_id=decision,
+        run=record,
+        render_sha=record["render_sha"],
+        evalset={
+            "sha256": evalset.sha256,
+            "items": len(evalset.items),
+            "slices": len(evalset.slices),
+            "reserved": {name: [i.id for i in kept] for name, kept in evalset.exemplars.items()},
+        },
+        slices=judged,
+        controls={"graders": grader_controls(evalset.items)},
+        recommendations=advice,
+    )
+
+
+def launch(diagnosis: Diagnosis, out: Path) -> None:
+    """Train what was recommended for the slices with the largest predicted lift; print the other commands."""
+    import subprocess
+
+    wanted = [r for r in diagnosis.recommendations if r.train_method]
+    if not wanted:
+        print("\nlaunch: nothing to train: " + "; ".join(f"{', '.join(r.slices)}: {r.why}" for r in diagnosis.recommendations))
+        return
+    for other in wanted[1:]:
+        print(f"\nlaunch: not started, run it yourself:\n  {other.command}")
+    print(f"\nlaunch: {wanted[0].command}", flush=True)
+    arguments = shlex.split(wanted[0].command)[2:]
+    code = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments]).returncode
+    if code:
+        from diagnose.errors import Blocked, RunFailed
+
+        kind: type[Exception] = {2: BadInput, 3: Blocked}.get(code, RunFailed)
+        raise kind(f"launch: training ended with exit code {code}; the diagnosis in {out} is complete")
+
+
+def rows_at_hand(data: DataConfig) -> dict[str, dict[str, int]]:
+    """method → slice → training rows; rows without a slice count for every slice under the name ''."""
+    counts = {}
+    for kind in ("sft", "preferences", "prompts"):
+        path = getattr(data, kind)
+        counts[kind] = Counter(str(row.get("slice", "")) for row, _ in read_rows(Path(path), data.columns)) if path else Counter()
+    source = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
+    return {method: dict(counts[source[method]]) for method in TRAINING}
+
+
+def _data_overrides(data: DataConfig) -> list[str]:
+    """What train must be told so that it finds the same rows; the demo's are its default."""
+    demo = "tests/data/demo/"
+    given = {k: getattr(data, k) for k in ("sft", "preferences", "prompts")}
+    if all(v is None or v.startswith(demo) for v in given.values()):
+        return [] if any(given.values()) else ["data.sft=ROWS.jsonl", "data.preferences=PAIRS.jsonl"]
+    overrides = [f"data.{k}={shlex.quote(v)}" for k, v in given.items() if v]
+    return overrides + [shlex.quote(f"data.columns.{k}='{v}'") for k, v in data.columns.items()]
+
+
+def _identity(evalset: EvalSet, record: dict[str, Any], config: DiagnoseConfig) -> dict[str, str]:
+    """What makes two sets of answers the same measurement."""
+
+    def sha(value: Any) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    model = {k: v for k, v in asdict(config.model).items() if k not in ("batch_size", "lora_targets", "train_batch_size")}
+    return {
+        "evalset": evalset.sha256[:16],
+        "render": record["render_sha"],
+        "model": sha(model),
+        "probes": sha(asdict(config.probes)),
+        "seed": str(config.seed),
+    }
+
+
+def _open(out: Path, record: dict[str, Any]) -> None:
+    """Start a run directory, or go on in one that holds answers to the same questions."""
+    before = out / "run.json"
+    if before.exists():
+        old = json.loads(before.read_text()).get("identity", {})
+        differs = sorted(k for k in record["identity"] if old.get(k) != record["identity"][k])
+        if differs:
+            raise BadInput(f"out={out}: holds another run (differs in {', '.join(differs)}); choose a new directory")
+    elif out.exists() and any(out.iterdir()):
+        raise BadInput(f"out={out}: is not empty and holds no run; choose a new directory")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(before, record)

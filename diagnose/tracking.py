@@ -1,0 +1,54 @@
+"""W&B: one run per job, explicit about everything, and nothing written outside the outputs directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from diagnose.config import WandbConfig
+from diagnose.records import Diagnosis
+
+
+def start_run(settings: WandbConfig, *, group: str, job_type: str, name: str, config: dict[str, Any], out: Path) -> Any:
+    """wandb.init with its directories inside `out`'s parent, so that all runs of a sweep share one W&B folder.
+
+    Returns:
+        The W&B run, or None when disabled.
+    """
+    if settings.mode == "disabled":
+        return None
+    home = (out.parent / "wandb_home").resolve()
+    for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        os.environ[variable] = str(home)
+    os.environ["WANDB_SILENT"] = "true"
+    import wandb
+
+    home.mkdir(parents=True, exist_ok=True)
+    return wandb.init(
+        project=settings.project,
+        group=settings.group or group,
+        job_type=job_type,
+        name=name,
+        mode=settings.mode,  # type: ignore[arg-type]
+        dir=str(out.parent.resolve()),
+        config=config,
+        reinit="finish_previous",
+    )
+
+
+def log_diagnosis(settings: WandbConfig, diagnosis: Diagnosis, out: Path) -> None:
+    """One W&B run with the table of slices."""
+    config = {"model": diagnosis.run["config"]["model"], "evalset": diagnosis.evalset["sha256"], "seed": diagnosis.run["seed"]}
+    run = start_run(settings, group=diagnosis.decision_id, job_type="diagnose", name=out.name, config=config, out=out)
+    if run is None:
+        return
+    import wandb
+
+    columns = ["slice", "n", "verdict", "kind", "p_verdict", "strict"]
+    rows = [[v.slice, v.n, v.verdict, v.kind, v.p_verdict, v.strict.k / max(v.strict.n, 1)] for v in diagnosis.slices]
+    run.log({"slices": wandb.Table(columns=columns, data=rows)})
+    for v in diagnosis.slices:
+        run.summary[f"{v.slice}/verdict"] = v.verdict
+        run.summary[f"{v.slice}/p_verdict"] = v.p_verdict
+    run.finish()
