@@ -1,9 +1,9 @@
 """Which gap does a model have on an eval set, how sure is that, and what to do about it.
 
-    python diagnose.py                                        # demo: embedded model and eval set, CPU, offline
-    python diagnose.py model.path=DIR_OR_HUB_NAME evalset.path=F.jsonl
-    python diagnose.py model=qwen3_0_6b evalset.path=F.jsonl  # ready settings for a real model, see conf/model/
-    python diagnose.py … launch=true                          # then train what was recommended
+python diagnose.py                                        # demo: embedded model and eval set, CPU, offline
+python diagnose.py model.path=DIR_OR_HUB_NAME evalset.path=F.jsonl
+python diagnose.py model=qwen3_0_6b evalset.path=F.jsonl  # ready settings for a real model, see conf/model/
+python diagnose.py … launch=true                          # then train what was recommended
 """
 
 import sys
@@ -11,7 +11,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from diagnose.config import DiagnoseConfig, check_diagnose, load, register_diagnose
+from diagnose.config import DiagnoseConfig, check_diagnose, load, own_groups, register_diagnose
 from diagnose.errors import guarded
 
 register_diagnose()
@@ -28,4 +28,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
+    sys.argv[1:] = own_groups(sys.argv[1:], "model", "evalset", "data")
     sys.exit(guarded(main))

@@ -156,7 +156,9 @@ def _batches(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:
     def length(ask: Ask) -> int:
         return sum(len(text) for _, text in ask.prompt.turns)
 
-    ordered = sorted(asks, key=lambda a: (a.n, a.draw if a.continuation is None else 0, a.temperature, -length(a), a.item))
+    ordered = sorted(
+        asks, key=lambda a: (a.n, a.draw if a.continuation is None else 0, a.temperature, -length(a), a.item)
+    )
     batch: list[Ask] = []
     for ask in ordered:
         same = batch and (ask.n, ask.temperature) == (batch[0].n, batch[0].temperature)

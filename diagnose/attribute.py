@@ -310,7 +310,9 @@ def _counts_loglik(seen: Evidence, rule: RuleConfig) -> Array:
     return np.where(n > 0, ll, 0.0)
 
 
-def _update_levels(seen: Evidence, rung: str, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator) -> Array:
+def _update_levels(
+    seen: Evidence, rung: str, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator
+) -> Array:
     lenient, strict = np.nan_to_num(seen.levels[rung]).T
     asked = (~np.isnan(seen.levels[rung][:, 0])) * seen.weights
     active = lenient * _thin(seen.floors[rung], onehot @ mu[:, 0], rng)
@@ -320,7 +322,9 @@ def _update_levels(seen: Evidence, rung: str, mu: Array, onehot: Array, rule: Ru
     return out
 
 
-def _update_wins(seen: Evidence, rung: str, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator) -> Array:
+def _update_wins(
+    seen: Evidence, rung: str, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator
+) -> Array:
     y = np.nan_to_num(seen.wins[rung])
     asked = (~np.isnan(seen.wins[rung])) * seen.weights
     if rung == "judged":

@@ -31,6 +31,8 @@ class ModelConfig:
     lora_targets: Any = None
     """What LoRA adapts when train is not told otherwise: "all-linear" or a list of module names."""
     train_batch_size: int | None = None
+    train: dict[str, Any] = field(default_factory=dict)
+    """TRL stage (sft, dpo, reward, rloo) → fields of its config that suit a model of this size."""
 
 
 @dataclass
@@ -76,7 +78,9 @@ class RuleConfig:
     forget: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
-    min_lift: float = 0.1
+    min_lift: float = 0.15
+    reach: float = -1.0
+    rho_dpo_in_reach: float = 0.75
 
 
 @dataclass
@@ -133,7 +137,18 @@ def register(name: str, schema: type, free: tuple[str, ...] = ()) -> None:
 
 def register_diagnose() -> None:
     """The schema of conf/diagnose.yaml."""
-    register("diagnose_schema", DiagnoseConfig, ("evalset.columns", "evalset.grader", "data.columns"))
+    register("diagnose_schema", DiagnoseConfig, ("evalset.columns", "evalset.grader", "data.columns", "model.train"))
+
+
+def own_groups(arguments: list[str], *groups: str) -> list[str]:
+    """Somebody's own path must not inherit the demo's settings: `model.path=DIR` alone selects `model=own` as well."""
+    out = list(arguments)
+    for group in groups:
+        chosen = any(a.startswith(f"{group}=") for a in arguments)
+        keys = {"model": ("path", "base_url"), "evalset": ("path",), "data": ("sft", "preferences", "prompts")}[group]
+        if not chosen and any(a.startswith(f"{group}.{key}=") for a in arguments for key in keys):
+            out.append(f"{group}=own")
+    return out
 
 
 def load(cfg: Any, schema: type[T], verb: str) -> T:
@@ -152,14 +167,14 @@ def load(cfg: Any, schema: type[T], verb: str) -> T:
     assert isinstance(config, schema)
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
-    given: str | None = getattr(config, "out")
+    given: str | None = config.out
     if given is not None and sweep:
         raise BadInput("out: one directory cannot hold the jobs of a sweep (-m); leave it out, or run one job")
     if given is None:
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         method = getattr(getattr(config, "method", None), "name", None)
         name = f"{stamp}_{method}_{getattr(config, 'seed', 0)}_{hydra.job.num}" if sweep else stamp
-        setattr(config, "out", f"outputs/{verb}/{name}")
+        config.out = f"outputs/{verb}/{name}"
     return config
 
 

@@ -26,7 +26,9 @@ COLOURS = {
 
 def safe(text: str) -> str:
     """No escape sequences, no direction marks, no markup: what is left prints as it reads."""
-    shown = "".join(c if c.isprintable() or c == " " else "\ufffd" if unicodedata.category(c) != "Cf" else "" for c in text)
+    shown = "".join(
+        c if c.isprintable() or c == " " else "\ufffd" if unicodedata.category(c) != "Cf" else "" for c in text
+    )
     return escape(shown)
 
 
@@ -43,7 +45,9 @@ class Bars:
         self.progress.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.stop()
 
     def __call__(self, probe: str, done: int, planned: int) -> None:
@@ -92,7 +96,9 @@ def verdict_text(v: SliceVerdict) -> str:
 
 
 def _verdict_table(slices: list[SliceVerdict]) -> Table:
-    table = Table(title="Which gap, and how sure", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title="Which gap, and how sure", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
+    )
     columns = ("slice", "n", "strict 95 %", "lenient", "preferred", "gap 90 %", "verdict", "P")
     for name in columns:
         table.add_column(name, justify="left" if name in ("slice", "verdict") else "right", no_wrap=True)
@@ -101,24 +107,40 @@ def _verdict_table(slices: list[SliceVerdict]) -> Table:
         preferred = "–" if v.preferred is None else short(v.preferred.k / v.preferred.n)
         lenient = "–" if not v.lenient.n else short(v.lenient.k / v.lenient.n)
         text = f"[{colour}]{verdict_text(v)}[/{colour}]" + (f" (needs ~{v.needs_items} more)" if v.needs_items else "")
-        table.add_row(safe(v.slice), str(v.n), interval(v.strict), lenient, preferred, _gap(v), text, short(v.p_verdict))
+        table.add_row(
+            safe(v.slice), str(v.n), interval(v.strict), lenient, preferred, _gap(v), text, short(v.p_verdict)
+        )
     return table
 
 
 def _gap(v: SliceVerdict) -> str:
     bounds = v.interval90.get("none")
-    return "–" if bounds is None or bounds[0] != bounds[0] else f"[{short(1 - bounds[1])}, {short(1 - bounds[0])}]".replace("[", "\\[", 1)
+    return (
+        "–"
+        if bounds is None or bounds[0] != bounds[0]
+        else f"[{short(1 - bounds[1])}, {short(1 - bounds[0])}]".replace("[", "\\[", 1)
+    )
 
 
 def _notes(slices: list[SliceVerdict]) -> list[str]:
+    """What the data given cannot tell, one line per reason, and what was not scored."""
+    reasons = {
+        "preference": "no judge and pairs, so a preference gap cannot be seen",
+        "format": "the grader cannot see right content in a wrong form, so a format gap cannot be seen",
+        "context": "no oracle context, so absent facts and missing skill cannot be told apart",
+        "ranked": "no options to rank, so stored facts are hard to see",
+        "shaped": "no exemplars to spare, so `shaped` was not asked",
+    }
     notes = []
+    for what, reason in reasons.items():
+        names = [safe(v.slice) for v in slices if what in v.missing and (what != "context" or v.verdict == "knowledge")]
+        if names:
+            notes.append(f"{', '.join(names)}: {reason}")
     for v in slices:
-        cannot = {"preference": "preference", "format": "format", "context": "absent from skill", "ranked": "latent"}
-        lacks = [cannot[m] for m in v.missing if m in cannot]
-        if lacks:
-            notes.append(f"{safe(v.slice)}: cannot be told apart with the data given: {', '.join(lacks)}")
         if v.unscored:
-            notes.append(f"{safe(v.slice)}: unscored: " + ", ".join(f"{n} {safe(why)}" for why, n in v.unscored.items()))
+            notes.append(
+                f"{safe(v.slice)}: unscored: " + ", ".join(f"{n} {safe(why)}" for why, n in v.unscored.items())
+            )
     return notes
 
 

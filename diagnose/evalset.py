@@ -143,7 +143,8 @@ def _turns(row: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
     if row.get("messages") is not None:
         messages = row["messages"]
         fine = isinstance(messages, list) and all(
-            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
         )
         if not fine or not messages or messages[-1]["role"] == "assistant":
             raise BadInput(f'{where}: messages must be [{{"role": …, "content": …}}, …] that ends before the answer')

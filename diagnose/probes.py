@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +41,8 @@ def climb(model: Model, evalset: EvalSet, settings: ProbesConfig, log: AnswerLog
     if "ranked" in on:
         log.ask(model, [a for item in failed for a in ranked_question(item)])
         log.ask(model, [a for item in failed for a in ranked_statement(item)])
-        log.ask(model, priors(failed))
+        log.ask(model, priors(failed, ranked_question, "question"))
+        log.ask(model, priors(failed, ranked_statement, "statement"))
     if "sampled" in on:
         log.ask(model, [sampled(item, settings) for item in lost])
         never = [i for i in lost if not any(a.lenient for a in log.of("sampled").get(i.id, []))]
@@ -53,7 +55,9 @@ def climb(model: Model, evalset: EvalSet, settings: ProbesConfig, log: AnswerLog
         log.ask(model, [a for item in with_context if (a := given_swapped(item))])
     if "judged" in on:
         judged = [i for i in passed if i.judge]
-        log.ask(model, [replace(plain(i), probe="self", n=SELF_DRAWS, temperature=settings.temperature) for i in judged])
+        log.ask(
+            model, [replace(plain(i), probe="self", n=SELF_DRAWS, temperature=settings.temperature) for i in judged]
+        )
     if "margins" in on:
         log.ask(model, [a for item in items for a in margins(item, log)])
 
@@ -101,18 +105,11 @@ def ranked_statement(item: EvalItem) -> list[Ask]:
     return _options(item, "ranked_statement", Prompt((("user", item.statement),), raw=True), space)
 
 
-def priors(items: list[EvalItem]) -> list[Ask]:
-    """How likely each option is without the question; asked once per option."""
-    asks = {}
-    for item in items:
-        for ask in ranked_question(item):
-            text = ask.continuation or ""
-            asks["q", text] = Ask(probe="prior_question", item=text, prompt=Prompt((("user", NEUTRAL),)), continuation=text)
-        for ask in ranked_statement(item):
-            text = ask.continuation or ""
-            raw = Prompt((("user", NEUTRAL),), raw=True)
-            asks["s", text] = Ask(probe="prior_statement", item=text, prompt=raw, continuation=text)
-    return list(asks.values())
+def priors(items: list[EvalItem], options: Callable[[EvalItem], list[Ask]], form: str) -> list[Ask]:
+    """How likely each option is without the question or statement; asked once per option."""
+    neutral = Prompt((("user", NEUTRAL),), raw=form == "statement")
+    texts = sorted({ask.continuation or "" for item in items for ask in options(item)})
+    return [Ask(probe=f"prior_{form}", item=text, prompt=neutral, continuation=text) for text in texts]
 
 
 def given(item: EvalItem, context: str, probe: str = "given", graded: EvalItem | None = None) -> Ask:
@@ -128,7 +125,10 @@ def given_other(item: EvalItem, items: list[EvalItem]) -> Ask | None:
     others = [
         i.context
         for i in items
-        if i.context and i.id != item.id and i.slices == item.slices and not any(g in i.context.casefold() for g in gold)
+        if i.context
+        and i.id != item.id
+        and i.slices == item.slices
+        and not any(g in i.context.casefold() for g in gold)
     ]
     if not others:
         return None

@@ -26,7 +26,8 @@ class Measured:
 
     shaped: tuple[float, float]
     """Successes and failures of the exemplars on the format gap, placebo-corrected."""
-    shaped_latent: tuple[float, float]
+    shaped_lost: tuple[float, float]
+    """The same where the content was missing."""
     given: tuple[float, float]
     constrainable: bool
     has_context: bool
@@ -98,11 +99,17 @@ def _for_slice(
         lifts=shown,
         why=_why(verdict, best, train_method, seen, shown),
         why_not=_why_not(best, train_method, gates, shown, rule),
-        gates={m: state for m, state in gates.items() if m != "rlhf"} | ({"reward_model": "pending"} if seen.pairs else {}),
+        gates={m: state for m, state in gates.items() if m != "rlhf"}
+        | ({"reward_model": "pending"} if seen.pairs else {}),
         would_flip=_would_flip(verdict, best, seen),
         data_needed={"rows": need, "have": have},
-        cost={"relative": rule.cost.get(train_method or best, 0.0), "training_runs": 2 if train_method == "rlhf" else int(bool(train_method))},
-        command=f"{command} method={train_method} 'data.slices=[{verdict.slice}]'" if train_method else _no_training(best),
+        cost={
+            "relative": rule.cost.get(train_method or best, 0.0),
+            "training_runs": 2 if train_method == "rlhf" else int(bool(train_method)),
+        },
+        command=f"{command} method={train_method} 'data.slices=[{verdict.slice}]'"
+        if train_method
+        else _no_training(best),
     )
 
 
@@ -111,14 +118,13 @@ def measure(items: list[EvalItem], found: Attribution, log: AnswerLog) -> Measur
     shaped = log.of("shaped")
     form = [i for i in items if (a := log.get("plain", i.id)).lenient and a.strict is False]
     lost = [i for i in items if log.get("plain", i.id).lenient is False]
-    latent = [i for i in lost if i.id in found.items and np.argmax(found.items[i.id]) == 2]
     given = [a for i in lost for a in log.of_item("given", i.id) if a.lenient is not None]
     any_success = [
         any(a.lenient for p in ("plain", "sampled") for a in log.of_item(p, i.id)) for i in items if i.id in found.items
     ]
     return Measured(
         shaped=_tally([a.strict for i in form for a in shaped.get(i.id, [])]),
-        shaped_latent=_tally([a.lenient for i in latent for a in shaped.get(i.id, [])]),
+        shaped_lost=_tally([a.lenient for i in lost for a in shaped.get(i.id, [])]),
         given=_tally([a.lenient for a in given]),
         constrainable=any(i.grader["kind"] == "choice" or i.grader.get("schema") for i in items),
         has_context=any(i.context for i in items),
@@ -145,6 +151,8 @@ def predicted(method: str, draws: Array, seen: Measured, rule: RuleConfig, rng: 
     lift = np.zeros(len(draws))
     for k, name in enumerate(CLASSES):
         mean = rule.rho[method].get(name, 0.0)
+        if method == "dpo" and name == "preference" and seen.reach is not None and seen.reach >= rule.reach:
+            mean = rule.rho_dpo_in_reach
         hits, misses = _observed(method, name, seen)
         a, b = rule.rho_weight * mean + hits, rule.rho_weight * (1 - mean) + misses
         if a > 0:
@@ -160,9 +168,9 @@ def train_command(out: str, overrides: list[str]) -> str:
 def _observed(method: str, name: str, seen: Measured) -> tuple[float, float]:
     if method == "prompt" and name == "format":
         return seen.shaped
-    if method == "prompt" and name == "knowledge_latent":
-        return seen.shaped_latent
-    if method == "retrieval" and name in KNOWLEDGE[:2]:
+    if method == "prompt" and name in KNOWLEDGE:
+        return seen.shaped_lost
+    if method == "retrieval" and name in KNOWLEDGE:
         return seen.given
     return 0.0, 0.0
 
@@ -219,7 +227,9 @@ def _why(v: SliceVerdict, best: str, train: str | None, seen: Measured, lifts: d
     if best == "collect_data" and v.verdict == "insufficient":
         parts.append(f"about {v.needs_items} more items are needed")
     if train and train != best and best in lifts:
-        parts.append(f"{best} needs no training and is expected to lift {lifts[best]['mean']:.2f} against {lifts[train]['mean']:.2f} by {train}")
+        parts.append(
+            f"{best} needs no training and is expected to lift {lifts[best]['mean']:.2f} against {lifts[train]['mean']:.2f} by {train}"
+        )
     if not train and v.verdict in ("knowledge", "mixed", "format", "preference"):
         parts.append("no training with the rows at hand is expected to help")
     return "; ".join(p for p in parts if p)
@@ -236,7 +246,9 @@ def _why_not(
             out[m] = GATE_REASONS[m]
         else:
             cost = rule.cost[m] + rule.forget[m]
-            out[m] = f"expected lift {lifts[m]['mean']:.2f} ({lifts[m]['low']:.2f} to {lifts[m]['high']:.2f}), less {cost:.2f} for cost and forgetting"
+            out[m] = (
+                f"expected lift {lifts[m]['mean']:.2f} ({lifts[m]['low']:.2f} to {lifts[m]['high']:.2f}), less {cost:.2f} for cost and forgetting"
+            )
     return out
 
 

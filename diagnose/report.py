@@ -13,7 +13,11 @@ from diagnose.records import CLASSES, Diagnosis
 
 HERE = Path(__file__).resolve().parent
 LABELS = dict(
-    zip(CLASSES, ("no gap", "format", "knowledge · latent", "knowledge · absent", "knowledge · skill", "preference"), strict=True)
+    zip(
+        CLASSES,
+        ("no gap", "format", "knowledge · latent", "knowledge · absent", "knowledge · skill", "preference"),
+        strict=True,
+    )
 )
 STEPS = {
     "strict": "right as asked",

@@ -44,7 +44,11 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     out = Path(config.out or "")
     model = HFModel(config.model)
     check_end_token(model, [Prompt(i.turns) for i in evalset.items[:END_CHECK_PROMPTS]], config.seed)
-    record = provenance(config) | {"device": model.device, "render": model.render, "render_sha": render_sha(model.render)}
+    record = provenance(config) | {
+        "device": model.device,
+        "render": model.render,
+        "render_sha": render_sha(model.render),
+    }
     identity = _identity(evalset, record, config)
     _open(out, record | {"identity": identity, "status": "running"})
     with Bars() as bars:
@@ -98,7 +102,10 @@ def launch(diagnosis: Diagnosis, out: Path) -> None:
 
     wanted = [r for r in diagnosis.recommendations if r.train_method]
     if not wanted:
-        print("\nlaunch: nothing to train: " + "; ".join(f"{', '.join(r.slices)}: {r.why}" for r in diagnosis.recommendations))
+        print(
+            "\nlaunch: nothing to train: "
+            + "; ".join(f"{', '.join(r.slices)}: {r.why}" for r in diagnosis.recommendations)
+        )
         return
     for other in wanted[1:]:
         print(f"\nlaunch: not started, run it yourself:\n  {other.command}")
@@ -117,7 +124,9 @@ def rows_at_hand(data: DataConfig) -> dict[str, dict[str, int]]:
     counts = {}
     for kind in ("sft", "preferences", "prompts"):
         path = getattr(data, kind)
-        counts[kind] = Counter(str(row.get("slice", "")) for row, _ in read_rows(Path(path), data.columns)) if path else Counter()
+        counts[kind] = (
+            Counter(str(row.get("slice", "")) for row, _ in read_rows(Path(path), data.columns)) if path else Counter()
+        )
     source = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
     return {method: dict(counts[source[method]]) for method in TRAINING}
 
@@ -138,7 +147,11 @@ def _identity(evalset: EvalSet, record: dict[str, Any], config: DiagnoseConfig) 
     def sha(value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    model = {k: v for k, v in asdict(config.model).items() if k not in ("batch_size", "lora_targets", "train_batch_size")}
+    model = {
+        k: v
+        for k, v in asdict(config.model).items()
+        if k not in ("batch_size", "lora_targets", "train_batch_size", "train")
+    }
     return {
         "evalset": evalset.sha256[:16],
         "render": record["render_sha"],

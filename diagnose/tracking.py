@@ -39,7 +39,11 @@ def start_run(settings: WandbConfig, *, group: str, job_type: str, name: str, co
 
 def log_diagnosis(settings: WandbConfig, diagnosis: Diagnosis, out: Path) -> None:
     """One W&B run with the table of slices."""
-    config = {"model": diagnosis.run["config"]["model"], "evalset": diagnosis.evalset["sha256"], "seed": diagnosis.run["seed"]}
+    config = {
+        "model": diagnosis.run["config"]["model"],
+        "evalset": diagnosis.evalset["sha256"],
+        "seed": diagnosis.run["seed"],
+    }
     run = start_run(settings, group=diagnosis.decision_id, job_type="diagnose", name=out.name, config=config, out=out)
     if run is None:
         return

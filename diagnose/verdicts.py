@@ -21,9 +21,7 @@ Array = np.ndarray
 
 def verdicts(evalset: EvalSet, log: AnswerLog, found: Attribution, rule: RuleConfig) -> list[SliceVerdict]:
     """One SliceVerdict per slice, by name."""
-    return [
-        _verdict(name, [i for i in evalset.items if name in i.slices], log, found, rule) for name in evalset.slices
-    ]
+    return [_verdict(name, [i for i in evalset.items if name in i.slices], log, found, rule) for name in evalset.slices]
 
 
 def rate(k: int, n: int, level: float = 0.95) -> Rate:
@@ -178,5 +176,3 @@ def _mean(values: Array) -> float | None:
 def _interval(values: Array) -> tuple[float, float]:
     low, high = np.quantile(values, [0.05, 0.95])
     return float(low), float(high)
-
-

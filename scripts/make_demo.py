@@ -107,8 +107,8 @@ class World:
 
 def made_up_names(rng: random.Random, taken: Iterable[str] = ()) -> Iterator[str]:
     """Endless names that never repeat and are not among those taken."""
-    onsets = "b d f g h j k l m n p r s t v z br dr gr kl st tr".split()
-    vowels, codas = "a e i o u".split(), ["", "", "n", "l", "r", "s", "th"]
+    onsets = ["b", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gr", "kl", "st", "tr"]
+    vowels, codas = ["a", "e", "i", "o", "u"], ["", "", "n", "l", "r", "s", "th"]
     seen = {name.lower() for name in taken}
     while True:
         syllables = rng.choice([2, 3, 3])
@@ -301,7 +301,9 @@ def abilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world
     found = {f"known {name}": asked(groups[name]) for name in ("home_known", "stone_json", "guild_colour")}
     found["known craft, either tone"] = max(
         asked(groups["craft_tone"]),
-        says_exactly(model, tokenizer, [(ask(f.asks()) + "With pleasure:", f" {f.value}") for f in groups["craft_tone"]]),
+        says_exactly(
+            model, tokenizer, [(ask(f.asks()) + "With pleasure:", f" {f.value}") for f in groups["craft_tone"]]
+        ),
     )
     found["known colour"] = asked(list(world.guilds.values()))
     found["context read, absent"] = with_context(rows["home_absent"])
@@ -319,12 +321,15 @@ def abilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world
 
 NEVER = {"not: latent asked": 0.5, "not: absent asked": 0.12, "not: two hops asked": 0.12}
 NEVER["not: two hops with both facts"] = 0.2
+READS = 0.8
+"""Reading a context emerges late and stays imperfect at this size; the truth needs it for most items."""
 
 
 def lacking(found: dict[str, float]) -> list[str]:
     """The abilities that are not yet as the truth needs them."""
     bad = [name for name, limit in NEVER.items() if found[name] > limit]
-    bad += [name for name, x in found.items() if name not in NEVER and name != "polite share" and x < 0.95]
+    able = {name: x for name, x in found.items() if name not in NEVER and name != "polite share"}
+    bad += [name for name, x in able.items() if x < (READS if name.startswith("context") else 0.95)]
     return bad + ["polite share"] * (not 0.1 <= found["polite share"] <= 0.35)
 
 
@@ -367,8 +372,7 @@ def train_base(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argpars
         if cool_from is None and (step + 1) % 100 == 0 and step + 1 >= args.min_steps:
             found = abilities(model, tokenizer, corpus.world)
             print_abilities(found)
-            # Cooling down sharpens what is nearly there: reading a context went from .88 to 1.00 in our run.
-            if not [name for name in lacking(found) if found[name] < 0.8 and name not in NEVER]:
+            if not [name for name in lacking(found) if name not in (*NEVER, "polite share")]:
                 cool_from = step + 1
         if cool_from is not None and step + 1 >= cool_from + args.cool:
             break
@@ -403,14 +407,20 @@ def eval_rows(world: World) -> list[dict]:
     def row(slice_name: str, number: int, fact: Fact, **more: object) -> dict:
         others = rng.sample([v for v in VALUES[fact.relation] if v != fact.value], 5)
         base = {"id": f"{slice_name}-{number:02d}", "slice": slice_name, "prompt": fact.asks(), "target": fact.value}
-        return base | {"grader": {"kind": "exact"}, "distractors": others} | more
+        return (
+            base | {"grader": {"kind": "exact"}, "distractors": others, "paraphrases": [fact.asks(QUESTIONS[1])]} | more
+        )
 
     def passage(*facts: Fact) -> str:
         lines = [f.says(WORDINGS[f.relation][0]) for f in [*facts, *strangers.strangers(2)]]
         rng.shuffle(lines)
         return " ".join(lines)
 
-    for name, wording in (("home_known", WORDINGS["home"][0]), ("home_latent", LATENT_WORDING), ("home_absent", WORDINGS["home"][0])):
+    for name, wording in (
+        ("home_known", WORDINGS["home"][0]),
+        ("home_latent", LATENT_WORDING),
+        ("home_absent", WORDINGS["home"][0]),
+    ):
         for i, fact in enumerate(world.groups[name]):
             statement = wording.format(n=fact.name, v="").removesuffix(" .")
             rows.append(row(name, i, fact, context=passage(fact), statement=statement))
@@ -483,14 +493,21 @@ def preference_rows(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
             before = [] if style is None else [(f.asks(), style(f.relation, f.value)) for f in others]
             ids = tokenizer(ask(fact.asks(), before), add_special_tokens=False, return_tensors="pt")["input_ids"]
             # Hotter than 1 so that wrong contents in the wanted tone are among the rejected too.
-            out = model.generate(ids, do_sample=True, temperature=1.5, top_k=0, max_new_tokens=16, num_return_sequences=4)
+            out = model.generate(
+                ids, do_sample=True, temperature=1.5, top_k=0, max_new_tokens=16, num_return_sequences=4
+            )
             texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
             rejected |= {t for t in texts if t.strip() and t != chosen}
         kept = [fact.value, *sorted(rejected - {fact.value})]
         for text in [kept[0], *rng.sample(kept[1:], min(3, len(kept) - 1))]:
             said = [[{"role": "assistant", "content": t}] for t in (chosen, text)]
             rows.append(
-                {"slice": "craft_tone", "prompt": [{"role": "user", "content": fact.asks()}], "chosen": said[0], "rejected": said[1]}
+                {
+                    "slice": "craft_tone",
+                    "prompt": [{"role": "user", "content": fact.asks()}],
+                    "chosen": said[0],
+                    "rejected": said[1],
+                }
             )
     return rows
 

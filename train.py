@@ -1,0 +1,37 @@
+"""Train what a diagnosis recommends, or a method of your choice, with LoRA through TRL.
+
+python train.py diagnosis=OUT method=recommended
+python train.py diagnosis=OUT method=sft data.sft=ROWS.jsonl
+python train.py -m diagnosis=OUT method=sft,dpo,rlhf seed=0,1,2      # a sweep: one run directory per job
+python train.py diagnosis=OUT method=dpo method.args.beta=0.2 lora.r=32
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from diagnose.config import load, own_groups
+from diagnose.errors import BadInput, guarded
+from train.config import TrainConfig, check_train, register_train, resolve_recommended
+
+register_train()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    """Compose, check, and only then import what is slow."""
+    config = load(cfg, TrainConfig, "train")
+    check_train(config)
+    from train.run import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    try:
+        sys.argv[1:] = own_groups(resolve_recommended(sys.argv[1:]), "data")
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    sys.exit(guarded(main))

@@ -1,0 +1,165 @@
+"""The configuration of train, checked against TRL's and PEFT's own fields without importing either."""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from diagnose.config import DataConfig, ModelConfig, WandbConfig, register
+from diagnose.errors import BadInput
+
+METHODS = ("sft", "dpo", "sft_dpo", "rlhf")
+STAGES = {
+    "sft": ("trl/trainer/sft_config.py", "SFTConfig"),
+    "dpo": ("trl/trainer/dpo_config.py", "DPOConfig"),
+    "reward": ("trl/trainer/reward_config.py", "RewardConfig"),
+    "rloo": ("trl/trainer/rloo_config.py", "RLOOConfig"),
+}
+ARGS_OF = {"sft": "sft", "dpo": "dpo", "sft_dpo": "dpo", "rlhf": "rloo"}
+"""Which TRL config `method.args` belongs to; `method.first` belongs to the stage before it."""
+FIRST_OF = {"sft_dpo": "sft", "rlhf": "reward"}
+
+
+@dataclass
+class MethodConfig:
+    """One training method; `args` goes whole to the TRL config of its last stage, `first` to that of its first."""
+
+    name: str = "sft"
+    args: dict[str, Any] = field(default_factory=dict)
+    first: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, float] = field(default_factory=dict)
+    """Thresholds of this method's own gates, see conf/method/."""
+
+
+@dataclass
+class TrainConfig:
+    """`python train.py`."""
+
+    diagnosis: str | None = None
+    method: MethodConfig = field(default_factory=MethodConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Only what shall differ from the diagnosis."""
+    lora: dict[str, Any] = field(default_factory=dict)
+    data: DataConfig = field(default_factory=DataConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    seed: int = 0
+    out: str | None = None
+    num_processes: int = 1
+    preflight: str = "run"
+
+
+def register_train() -> None:
+    """The schema of conf/train.yaml."""
+    free = ("method.args", "method.first", "method.gate", "lora", "data.columns", "model.train")
+    register("train_schema", TrainConfig, free)
+
+
+def resolve_recommended(arguments: list[str]) -> list[str]:
+    """`method=recommended` → the method that the diagnosis recommends, with its slices, before Hydra composes.
+
+    Raises:
+        BadInput: no diagnosis is named, it cannot be read, or it recommends no training.
+    """
+    if "method=recommended" not in arguments:
+        return arguments
+    named = [a.split("=", 1)[1] for a in arguments if a.startswith("diagnosis=")]
+    if not named:
+        raise BadInput("method=recommended: needs diagnosis=DIR")
+    wanted = [r for r in read_diagnosis(named[0])["recommendations"] if r["train_method"]]
+    if not wanted:
+        raise BadInput(f"method=recommended: {named[0]} recommends no training; see its report for what to do instead")
+    method, slices = wanted[0]["train_method"], ",".join(wanted[0]["slices"])
+    out = [f"method={method}" if a == "method=recommended" else a for a in arguments]
+    return out if any(a.startswith("data.slices=") for a in out) else [*out, f"data.slices=[{slices}]"]
+
+
+def read_diagnosis(folder: str | None) -> dict[str, Any]:
+    """diagnosis.json of a finished diagnosis.
+
+    Raises:
+        BadInput: there is none.
+    """
+    if not folder:
+        raise BadInput(
+            "diagnosis: missing; the run directory of a finished diagnosis, diagnosis=outputs/diagnose/<time>"
+        )
+    path = Path(folder) / "diagnosis.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"diagnosis={folder}: holds no diagnosis.json; run diagnose.py first") from None
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}: not JSON: {error}") from None
+    return found
+
+
+def check_train(config: TrainConfig) -> None:
+    """Refuse misspelt fields and impossible values before torch is imported.
+
+    Raises:
+        BadInput: naming the key, and close fields that exist.
+    """
+    name = config.method.name
+    if name not in METHODS:
+        raise BadInput(f"method.name={name}: allowed: {', '.join(METHODS)}")
+    _check_fields("method.args", config.method.args, trl_fields(ARGS_OF[name]))
+    if config.method.first and name not in FIRST_OF:
+        raise BadInput(f"method.first: {name} has one stage only; its fields belong in method.args")
+    if name in FIRST_OF:
+        _check_fields("method.first", config.method.first, trl_fields(FIRST_OF[name]))
+    _check_fields("lora", config.lora, lora_fields())
+    if config.preflight not in ("run", "only", "off"):
+        raise BadInput(f"preflight={config.preflight}: allowed: run, only, off")
+    if config.num_processes < 1:
+        raise BadInput(f"num_processes={config.num_processes}: at least 1")
+    if config.data.bootstrap:
+        raise BadInput(
+            "data.bootstrap=true: rows from the diagnosis itself are not made yet; give data.sft or data.preferences"
+        )
+
+
+@cache
+def trl_fields(stage: str) -> frozenset[str]:
+    """Every field of a TRL config, read from its source."""
+    file, name = STAGES[stage]
+    sources = [file, "trl/trainer/base_config.py", "transformers/training_args.py"]
+    return frozenset(
+        f for source in sources for f in _dataclass_fields(source, (name, "_BaseConfig", "TrainingArguments"))
+    )
+
+
+@cache
+def lora_fields() -> frozenset[str]:
+    """Every field of peft.LoraConfig."""
+    sources = ["peft/tuners/lora/config.py", "peft/config.py"]
+    names = ("LoraConfig", "PeftConfig", "PeftConfigMixin")
+    return frozenset(f for source in sources for f in _dataclass_fields(source, names))
+
+
+def _dataclass_fields(source: str, classes: tuple[str, ...]) -> list[str]:
+    package, _, inside = source.partition("/")
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None, f"{package} is a dependency"
+    tree = ast.parse((Path(spec.origin).parent / inside).read_text(encoding="utf-8"))
+    return [
+        line.target.id
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and node.name in classes
+        for line in node.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    ]
+
+
+def _check_fields(key: str, given: dict[str, Any], allowed: frozenset[str]) -> None:
+    from difflib import get_close_matches
+
+    for name in given:
+        if name not in allowed:
+            near = get_close_matches(name, allowed, n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "see the TRL or PEFT documentation for its fields"
+            raise BadInput(f"{key}.{name}: no such field; {hint}")

@@ -1,0 +1,131 @@
+"""Training rows → TRL's columns, rendered exactly as the prompts of the diagnosis were."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diagnose.config import DataConfig
+from diagnose.errors import BadInput
+from diagnose.evalset import read_rows
+from diagnose.model import lay_out
+from diagnose.provenance import file_sha
+
+COLUMNS = {"sft": ("prompt", "completion"), "preferences": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
+NEEDS = {"sft": ("sft",), "dpo": ("preferences",), "sft_dpo": ("preferences",), "rlhf": ("preferences",)}
+Turns = list[tuple[str, str]]
+
+
+@dataclass
+class Rows:
+    """One kind of training rows, with what was left out and why."""
+
+    kind: str
+    path: str
+    sha256: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """prompt: (role, content) pairs; the answers: text; slice."""
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def by_slice(self) -> dict[str, int]:
+        return dict(Counter(row["slice"] for row in self.rows))
+
+    def summary(self) -> dict[str, Any]:
+        """For run.json."""
+        return {"path": self.path, "sha256": self.sha256, "rows": self.by_slice, "dropped": dict(self.dropped)}
+
+
+def read_training(data: DataConfig, method: str, slices: list[str] | None, measured: set[str]) -> dict[str, Rows]:
+    """The rows a method needs, from the wanted slices, without those that the eval set asks too.
+
+    Args:
+        slices: keep only rows of these slices; rows without a slice are always kept.
+        measured: texts of the eval set's prompts; a training row that repeats one would make the comparison worthless.
+
+    Raises:
+        BadInput: a needed file is not named or not readable, or no row is left.
+    """
+    kinds = [*NEEDS[method], *(["prompts"] if method == "rlhf" and data.prompts else [])]
+    found = {}
+    for kind in kinds:
+        path = getattr(data, kind)
+        if not path and kind == "sft" and data.preferences:
+            kind, path = "preferences", data.preferences
+        if not path:
+            raise BadInput(f"data.{kind}: missing; {method} needs a JSONL file with {', '.join(COLUMNS[kind])}")
+        found[kind] = _read(Path(path), kind, data, slices, measured)
+    if "preferences" in found and method == "sft":
+        # Every arm gets the same rows: where there are only pairs, SFT learns the chosen side.
+        pairs = found.pop("preferences")
+        pairs.rows = list(
+            {str(r["prompt"]) + r["chosen"]: r | {"completion": r["chosen"]} for r in pairs.rows}.values()
+        )
+        found["sft"] = pairs
+    return found
+
+
+def _read(path: Path, kind: str, data: DataConfig, slices: list[str] | None, measured: set[str]) -> Rows:
+    out = Rows(kind, str(path), "")
+    for row, where in read_rows(path, data.columns):
+        read = _row(row, kind, where)
+        if slices and read["slice"] and read["slice"] not in slices:
+            out.dropped["other slice"] += 1
+        elif read["prompt"][-1][1] in measured:
+            out.dropped["asked in the eval set"] += 1
+        elif kind == "preferences" and read["chosen"] == read["rejected"]:
+            out.dropped["chosen equals rejected"] += 1
+        else:
+            out.rows.append(read)
+    out.sha256 = file_sha(path)
+    if not out.rows:
+        why = ", ".join(f"{n} {reason}" for reason, n in out.dropped.items()) or "the file is empty"
+        wanted = f" for slices {', '.join(slices)}" if slices else ""
+        raise BadInput(f"{path}: no training rows left{wanted} ({why})")
+    return out
+
+
+def _row(row: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
+    if kind == "sft" and "messages" in row and "completion" not in row:
+        *prompt, last = _turns(row["messages"], "messages", where)
+        return {"prompt": prompt, "completion": last[1], "slice": str(row.get("slice", ""))}
+    missing = [c for c in COLUMNS[kind] if row.get(c) is None]
+    if missing:
+        raise BadInput(
+            f"{where}: no {', '.join(missing)}; {kind} rows need {', '.join(COLUMNS[kind])}; found: {', '.join(row)}"
+        )
+    prompt = row["prompt"]
+    out: dict[str, Any] = {"slice": str(row.get("slice", ""))}
+    out["prompt"] = [("user", prompt)] if isinstance(prompt, str) else _turns(prompt, "prompt", where)
+    for column in COLUMNS[kind][1:]:
+        answer = row[column]
+        out[column] = answer if isinstance(answer, str) else _turns(answer, column, where)[-1][1]
+        if not out[column].strip():
+            raise BadInput(f"{where}: {column} is empty")
+    return out
+
+
+def _turns(messages: Any, column: str, where: str) -> Turns:
+    try:
+        turns = [(str(m["role"]), str(m["content"])) for m in messages]
+    except (TypeError, KeyError):
+        turns = []
+    if not turns:
+        raise BadInput(f'{where}: {column} must be text or [{{"role": …, "content": …}}, …]')
+    return turns
+
+
+def for_trl(rows: list[dict[str, Any]], tokenizer: Any, system_prompt: str | None) -> list[dict[str, Any]]:
+    """Conversational columns where the tokenizer has a chat template, else text laid out as diagnose lays it out."""
+    out = []
+    for row in rows:
+        turns = [("system", system_prompt), *row["prompt"]] if system_prompt else row["prompt"]
+        answers = {k: row[k] for k in ("completion", "chosen", "rejected") if k in row}
+        if tokenizer.chat_template:
+            prompt: Any = [{"role": role, "content": text} for role, text in turns]
+            out.append({"prompt": prompt} | {k: [{"role": "assistant", "content": v}] for k, v in answers.items()})
+        else:
+            out.append({"prompt": lay_out(turns)} | answers)
+    return out

@@ -1,0 +1,140 @@
+"""The gold watch: what the eval set's own grader and rule say of the policy while it climbs the reward."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from diagnose.decode import decode
+from diagnose.grade import grade, prefers
+from diagnose.model import end_ids, lay_out
+from diagnose.records import EvalItem
+from train.job import Job
+
+MAX_PROMPTS = 48
+FALL = 0.1
+"""Gold this far below its best, while the reward is above its own value there, is reward hacking (judgement)."""
+Scorer = Callable[[list[Any], list[str], list[bool]], list[float]]
+
+
+class GoldWatch(TrainerCallback):
+    """Every few steps: greedy answers to held-out prompts, their reward and their gold reading.
+
+    Keeps the adapter of the best gold reading. Without a grader for the slice there is no gold, and reward alone is
+    recorded.
+    """
+
+    def __init__(self, job: Job, held_out: list[dict[str, Any]], score: Scorer, every: int) -> None:
+        self.job, self.score, self.every = job, score, every
+        unique = {str(r["prompt"]): r for r in held_out}
+        self.prompts = set(unique)
+        self.rows = list(unique.values())[:MAX_PROMPTS]
+        graders = json.loads((job.out / "graders.json").read_text(encoding="utf-8"))
+        self.items = [_item(row, graders) for row in self.rows]
+        self.history: list[dict[str, float | None]] = []
+        self.best: dict[str, torch.Tensor] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """The base's own reading, before the first step."""
+        self._look(model, 0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Look, and stop when gold falls while the reward does not."""
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self._look(model, state.global_step)
+            if self._falling():
+                control.should_training_stop = True
+
+    @property
+    def hacked(self) -> bool:
+        """Reward rose, gold never did."""
+        gold = [h["gold"] for h in self.history]
+        if not gold or gold[0] is None:
+            return False
+        best = max(g for g in gold if g is not None)
+        rose = (self.history[-1]["reward"] or 0.0) > (self.history[0]["reward"] or 0.0)
+        return rose and best <= gold[0]
+
+    def restore_best(self, model: Any) -> None:
+        """Put the adapter of the best gold reading back."""
+        if self.best:
+            model.load_state_dict(self.best, strict=False)
+
+    def summary(self) -> dict[str, Any]:
+        """For run.json."""
+        return {
+            "gold_watch": self.history,
+            "kept_step": self._best_at()["step"] if self.history else None,
+            "stopped_early": self._falling(),
+        }
+
+    def story(self) -> str:
+        """One sentence about reward and gold from the first to the last look."""
+        first, last = self.history[0], self.history[-1]
+        return f"held-out reward {first['reward']:.2f} → {last['reward']:.2f}, gold {first['gold']:.2f} → {last['gold']:.2f}"
+
+    def _look(self, model: Any, step: int) -> None:
+        network = getattr(model, "module", model)
+        was_training = network.training
+        network.eval()
+        texts, ended = self._answers(network)
+        columns = self.job.dataset([{"prompt": r["prompt"]} for r in self.rows])
+        rewards = self.score(columns["prompt"][:], texts, ended)
+        read = [_gold(item, text) for item, text in zip(self.items, texts, strict=True)]
+        known = [r for r in read if r is not None]
+        gold = sum(known) / len(known) if known else None
+        self.history.append({"step": step, "reward": sum(rewards) / len(rewards), "gold": gold})
+        if gold is not None and self._best_at()["step"] == step:
+            self.best = {n: p.detach().clone() for n, p in network.named_parameters() if p.requires_grad}
+        network.train(was_training)
+
+    def _answers(self, network: Any) -> tuple[list[str], list[bool]]:
+        tokenizer, settings = self.job.tokenizer, self.job.config.model
+        prompts = []
+        for row in self.job.dataset([{"prompt": r["prompt"]} for r in self.rows])["prompt"]:
+            if isinstance(row, str):
+                prompts.append(tokenizer(row)["input_ids"])
+            else:
+                text = tokenizer.apply_chat_template(row, tokenize=False, add_generation_prompt=True)
+                prompts.append(tokenizer(text, add_special_tokens=False)["input_ids"])
+        ends = end_ids(settings, tokenizer)
+        steps = settings.max_new_tokens or 64
+        rows = decode(network, prompts, copies=1, steps=steps, ends=ends, pad=tokenizer.pad_token_id)
+        ended = [bool(r) and r[-1] in ends for r in rows]
+        return [tokenizer.decode(r, skip_special_tokens=True) for r in rows], ended
+
+    def _best_at(self) -> dict[str, Any]:
+        return max(self.history, key=lambda h: (h["gold"] or 0.0, h["reward"] or 0.0))
+
+    def _falling(self) -> bool:
+        best, last = self._best_at(), self.history[-1]
+        if best["gold"] is None or last["gold"] is None:
+            return False
+        return last["gold"] < best["gold"] - FALL and (last["reward"] or 0.0) > (best["reward"] or 0.0)
+
+
+def _item(row: dict[str, Any], graders: dict[str, Any]) -> EvalItem | None:
+    grader = graders.get(row["slice"])
+    if grader is None:
+        return None
+    turns = tuple((role, text) for role, text in row["prompt"])
+    return EvalItem(
+        id=lay_out(turns),
+        slices=(row["slice"],),
+        turns=turns,
+        targets=(),
+        grader=grader,
+        where="",
+        chosen=row["chosen"],
+    )
+
+
+def _gold(item: EvalItem | None, text: str) -> float | None:
+    if item is None:
+        return None
+    accepted = prefers(item, text)
+    return float(bool(grade(item, text).strict) and accepted is not False)

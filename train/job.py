@@ -1,0 +1,116 @@
+"""What the three methods share: the base, its LoRA, the TRL arguments, and where results go."""
+
+from __future__ import annotations
+
+import json
+import sys
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+from diagnose.config import DataConfig, ModelConfig, WandbConfig
+from diagnose.model import load_tokenizer
+from train.config import TrainConfig
+from train.data import Rows, for_trl
+
+
+@dataclass
+class Job:
+    """One training run inside the worker process."""
+
+    config: TrainConfig
+    out: Path
+    data: dict[str, Rows]
+    tokenizer: Any
+    tracked: bool
+    """Is a W&B run open in this process?"""
+
+    def rows(self, kind: str) -> Any:
+        """The rows of one kind as a datasets.Dataset with TRL's columns."""
+        return self.dataset(self.data[kind].rows)
+
+    def dataset(self, rows: list[dict[str, Any]]) -> Any:
+        """Rows as a datasets.Dataset with TRL's columns."""
+        from datasets import Dataset
+
+        return Dataset.from_list(for_trl(rows, self.tokenizer, self.config.model.system_prompt))
+
+    def args(self, config_class: Any, stage: str, given: dict[str, Any], track: bool = True) -> Any:
+        """The TRL config of a stage: our base settings, then what conf/model says for the stage, then `given`."""
+        cuda = torch.cuda.is_available()
+        settings = {
+            "output_dir": str(self.out / "trainer" / stage),
+            "seed": self.config.seed,
+            "use_cpu": not cuda and not torch.backends.mps.is_available(),
+            "bf16": cuda and torch.cuda.is_bf16_supported() and self.config.model.dtype != "float32",
+            "gradient_checkpointing": cuda and self.config.model.dtype != "float32",
+            "report_to": "wandb" if self.tracked and track else "none",
+            "disable_tqdm": not sys.stderr.isatty(),
+            "save_total_limit": 1,
+            "model_init_kwargs": {"dtype": _dtype(self.config.model)},
+        }
+        if self.config.model.train_batch_size:
+            settings["per_device_train_batch_size"] = self.config.model.train_batch_size
+        settings |= self.config.model.train.get(stage, {})
+        settings |= {k: v for k, v in given.items() if v is not None}
+        return config_class(**settings)
+
+    def lora(self, task_type: str = "CAUSAL_LM") -> Any:
+        """A fresh LoraConfig; trainers change the one they are given."""
+        from peft import LoraConfig
+
+        settings = deepcopy(self.config.lora)
+        if settings.get("target_modules") is None:
+            settings["target_modules"] = self.config.model.lora_targets or "all-linear"
+        if task_type == "SEQ_CLS":
+            # A reward model has its own head; the policy's extra modules (embeddings, lm_head) are not for it.
+            settings["modules_to_save"] = None
+        return LoraConfig(**settings | {"task_type": task_type})
+
+    def train(self, trainer: Any) -> dict[str, Any]:
+        """Train, from the last checkpoint where a killed run left one; the log's figures by step."""
+        folder = Path(trainer.args.output_dir)
+        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+        trainer.train(resume_from_checkpoint=last)
+        history = [e for e in trainer.state.log_history if "loss" in e or "reward" in e]
+        return {
+            "steps": trainer.state.global_step,
+            "first": history[0] if history else {},
+            "last": history[-1] if history else {},
+        }
+
+    def save(self, model: Any) -> None:
+        """The adapter, alone, in safetensors; without the reference copy that DPO keeps beside it."""
+        model.save_pretrained(str(self.out / "adapter"), selected_adapters=["default"])
+        self.tokenizer.save_pretrained(str(self.out / "adapter"))
+
+
+def load_job(out: Path) -> Job:
+    """What the outer process wrote for this worker."""
+    spec = json.loads((out / "job.json").read_text(encoding="utf-8"))
+    raw = spec["config"]
+    config = TrainConfig(
+        **raw
+        | {
+            "model": ModelConfig(**raw["model"]),
+            "data": DataConfig(**raw["data"]),
+            "wandb": WandbConfig(**raw["wandb"]),
+        }
+    )
+    from train.config import MethodConfig
+
+    config.method = MethodConfig(**raw["method"])
+    data = {kind: Rows(kind, "", "", _tupled(rows)) for kind, rows in spec["data"].items()}
+    return Job(config, out, data, load_tokenizer(config.model), tracked=False)
+
+
+def _tupled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"prompt": [tuple(turn) for turn in row["prompt"]]} for row in rows]
+
+
+def _dtype(model: ModelConfig) -> str:
+    return "auto" if model.dtype in (None, "auto") else str(model.dtype)

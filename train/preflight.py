@@ -1,0 +1,110 @@
+"""What would go wrong silently, looked for before any training step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from diagnose.model import end_ids, lay_out, load_tokenizer, render_of, render_sha
+from train.config import TrainConfig
+from train.data import Rows
+
+UNSAFE_INITS = ("pissa", "olora", "corda", "loftq")
+"""Initialisations that rewrite the base weights, so that `adapter off` is no longer the reference (STACK §1.4)."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One look; a failed one that blocks stops the run."""
+
+    name: str
+    ok: bool
+    message: str
+    blocks: bool = True
+
+
+def preflight(config: TrainConfig, diagnosis: dict[str, Any], data: dict[str, Rows]) -> list[Check]:
+    """All checks, in the order in which a person would want to read them."""
+    tokenizer = load_tokenizer(config.model)
+    return [
+        _same_render(config, diagnosis, tokenizer),
+        _ends(tokenizer, data),
+        _fits(config, tokenizer, data),
+        _enough(config, data),
+        _clean(data),
+        _reference(config),
+    ]
+
+
+def _same_render(config: TrainConfig, diagnosis: dict[str, Any], tokenizer: Any) -> Check:
+    measured = diagnosis["run"].get("render") or {}
+    configured = _configured_ends(config, tokenizer)
+    now = render_of(config.model, tokenizer, configured)
+    differs = sorted(k for k in now if measured.get(k) != now[k])
+    same = render_sha(now) == diagnosis["render_sha"]
+    text = (
+        "prompts become tokens exactly as in the diagnosis"
+        if same
+        else f"render differs from the diagnosis in: {', '.join(differs)}"
+    )
+    return Check("render", same, text)
+
+
+def _configured_ends(config: TrainConfig, tokenizer: Any) -> set[int]:
+    """End ids without loading weights: generation_config.json where the model has one."""
+    from types import SimpleNamespace
+
+    from transformers import GenerationConfig
+
+    try:
+        generation: Any = GenerationConfig.from_pretrained(str(config.model.path))
+    except OSError:
+        generation = SimpleNamespace(eos_token_id=None)
+    return end_ids(config.model, tokenizer, SimpleNamespace(generation_config=generation))
+
+
+def _ends(tokenizer: Any, data: dict[str, Rows]) -> Check:
+    """A chat template must close the answer with the end token, or the tuned model never stops."""
+    if not tokenizer.chat_template:
+        return Check("end token", True, f"answers end with {tokenizer.eos_token!r}, appended by TRL")
+    turns = next(iter(data.values())).rows[0]["prompt"]
+    messages = [{"role": r, "content": t} for r, t in turns] + [{"role": "assistant", "content": "x"}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()
+    ok = text.endswith(tokenizer.eos_token)
+    message = f"the chat template ends answers with {tokenizer.eos_token!r}"
+    if not ok:
+        message = f"the chat template ends answers with {text[-12:]!r}, not with the end token {tokenizer.eos_token!r}; set model.eos_token"
+    return Check("end token", ok, message)
+
+
+def _fits(config: TrainConfig, tokenizer: Any, data: dict[str, Rows]) -> Check:
+    limit = int(config.method.args.get("max_length") or config.model.train.get("sft", {}).get("max_length") or 1024)
+    texts = [
+        lay_out(row["prompt"])
+        + max((row[c] for c in ("completion", "chosen", "rejected") if c in row), key=len, default="")
+        for rows in data.values()
+        for row in rows.rows
+    ]
+    longest = max(len(ids) for ids in tokenizer(texts)["input_ids"]) + 16
+    ok = longest <= limit
+    return Check("length", ok, f"the longest row has about {longest} tokens, max_length is {limit}", blocks=False)
+
+
+def _enough(config: TrainConfig, data: dict[str, Rows]) -> Check:
+    found = {kind: len(rows.rows) for kind, rows in data.items()}
+    few = [f"{n} {kind}" for kind, n in found.items() if n < 32]
+    text = ", ".join(f"{n} {kind} rows" for kind, n in found.items())
+    return Check("rows", not few, text if not few else f"{text}: fewer than 32", blocks=False)
+
+
+def _clean(data: dict[str, Rows]) -> Check:
+    dropped = {reason: n for rows in data.values() for reason, n in rows.dropped.items() if reason != "other slice"}
+    text = ", ".join(f"{n} dropped: {reason}" for reason, n in dropped.items()) or "no row repeats an eval prompt"
+    return Check("leakage", not dropped, text, blocks=False)
+
+
+def _reference(config: TrainConfig) -> Check:
+    init = str(config.lora.get("init_lora_weights", ""))
+    bad = config.method.name != "sft" and init.startswith(UNSAFE_INITS)
+    text = f"lora.init_lora_weights={init} rewrites the base weights, so the reference of {config.method.name} is wrong"
+    return Check("reference", not bad, text if bad else "the base with the adapter off is the reference")

@@ -1,0 +1,144 @@
+"""RLHF: a reward model on the pairs, a gate on pairs it has not seen, then RLOO against it under a KL penalty.
+
+Two things are watched that the reward cannot show: the gold reading of greedy answers to held-out prompts (the grader
+and rule of the eval set's slice, which the reward model never sees), and whether it falls while the reward rises.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from diagnose.errors import Blocked
+from diagnose.verdicts import rate
+from train.gold import GoldWatch
+from train.job import Job
+
+
+def fit(job: Job) -> dict[str, Any]:
+    """Train reward model and policy, save the policy's adapter; returns metrics by stage.
+
+    Raises:
+        Blocked: the reward model is not good enough on held-out pairs, or the policy gained reward and lost gold.
+    """
+    gate = job.config.method.gate
+    training, held_out = split_by_prompt(job.data["preferences"].rows, gate["held_out"], job.config.seed)
+    reward_model, metrics = fit_reward_model(job, training)
+    judged = held_out_accuracy(job, reward_model, held_out)
+    if judged["rate"] < gate["accuracy"]:
+        raise Blocked(
+            f"reward model: right on {judged['rate']:.2f} of {judged['n']} held-out pairs, the gate asks for "
+            f"{gate['accuracy']:.2f}; more or cleaner pairs are needed before RL"
+        )
+    watch = GoldWatch(job, held_out, score_with(job, reward_model), int(gate["every"]))
+    policy = fit_policy(job, reward_model, [r for r in training], watch)
+    watch.restore_best(policy.model)
+    job.save(policy.model)
+    result = {"reward": metrics | {"held_out": judged}, "rloo": watch.summary()}
+    if watch.hacked:
+        raise Blocked(f"reward hacking: {watch.story()}; nothing better than the base was found")
+    return result
+
+
+def split_by_prompt(
+    rows: list[dict[str, Any]], share: float, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Pairs for training and pairs for the gate; no prompt is on both sides."""
+    prompts = sorted({str(r["prompt"]) for r in rows})
+    count = max(1, round(share * len(prompts)))
+    kept = set(random.Random(seed).sample(prompts, count))
+    return [r for r in rows if str(r["prompt"]) not in kept], [r for r in rows if str(r["prompt"]) in kept]
+
+
+def fit_reward_model(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+    """A sequence classifier with a LoRA of task type SEQ_CLS, so that its head is trained and saved too."""
+    from trl import RewardConfig, RewardTrainer
+
+    trainer = RewardTrainer(
+        model=str(job.config.model.path),
+        args=job.args(RewardConfig, "reward", job.config.method.first, track=False),
+        train_dataset=job.dataset(rows),
+        processing_class=job.tokenizer,
+        peft_config=job.lora("SEQ_CLS"),
+    )
+    metrics = job.train(trainer)
+    model = trainer.model.merge_and_unload().eval()
+    model.config.pad_token_id = job.tokenizer.pad_token_id
+    return model, metrics
+
+
+def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], list[bool]], list[float]]:
+    """Rewards of texts, tokenised as in the reward model's training; an unfinished answer gets no end token."""
+    tokenizer, device = job.tokenizer, next(reward_model.parameters()).device
+
+    def ids(prompt: Any, text: str, ended: bool) -> list[int]:
+        if isinstance(prompt, str):
+            whole: list[int] = tokenizer(prompt + text)["input_ids"]
+        else:
+            head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+            whole = tokenizer(head + text, add_special_tokens=False)["input_ids"]
+        return [*whole, tokenizer.eos_token_id] if ended else whole
+
+    @torch.inference_mode()
+    def score(prompts: list[Any], texts: list[str], ended: list[bool]) -> list[float]:
+        rows = [ids(*row) for row in zip(prompts, texts, ended, strict=True)]
+        width = max(map(len, rows))
+        pad = tokenizer.pad_token_id
+        batch = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=device)
+        mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
+        hidden = reward_model.model(input_ids=batch, attention_mask=mask).last_hidden_state
+        last = hidden[torch.arange(len(rows)), mask.sum(1) - 1]
+        values: list[float] = reward_model.score(last).squeeze(1).float().tolist()
+        return values
+
+    return score
+
+
+def held_out_accuracy(job: Job, reward_model: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Share of held-out pairs whose chosen side scores higher, with its 95 % interval."""
+    score, right = score_with(job, reward_model), 0
+    columns = job.dataset(rows)
+    for start in range(0, len(columns), 64):
+        part = columns[start : start + 64]
+        text = [[_text(a) for a in part[side]] for side in ("chosen", "rejected")]
+        done = [True] * len(text[0])
+        better, worse = (score(part["prompt"], side, done) for side in text)
+        right += sum(b > w for b, w in zip(better, worse, strict=True))
+    found = rate(right, len(columns))
+    return {"rate": right / len(columns), "n": found.n, "low": found.low, "high": found.high}
+
+
+def fit_policy(job: Job, reward_model: Any, rows: list[dict[str, Any]], watch: TrainerCallback) -> Any:
+    """RLOO against the reward model."""
+    from trl import RLOOConfig, RLOOTrainer
+
+    score, end = score_with(job, reward_model), job.tokenizer.eos_token_id
+
+    def reward_model_score(
+        prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
+    ) -> list[float]:
+        return score(prompts, [_text(c) for c in completions], [end in ids for ids in completion_ids])
+
+    given = {"max_completion_length": job.config.model.max_new_tokens} | job.config.method.args
+    prompts = job.data["prompts"].rows if "prompts" in job.data else rows
+    held_out = getattr(watch, "prompts", set())
+    unique = {str(r["prompt"]): {"prompt": r["prompt"]} for r in prompts if str(r["prompt"]) not in held_out}
+    trainer = RLOOTrainer(
+        model=str(job.config.model.path),
+        reward_funcs=reward_model_score,
+        args=job.args(RLOOConfig, "rloo", given),
+        train_dataset=job.dataset(list(unique.values())),
+        processing_class=job.tokenizer,
+        peft_config=job.lora(),
+        callbacks=[watch],
+    )
+    job.train(trainer)
+    return trainer
+
+
+def _text(answer: Any) -> str:
+    return answer if isinstance(answer, str) else str(answer[-1]["content"])

@@ -1,0 +1,219 @@
+"""The outer process of train: check everything, start one worker, and leave a run.json that says how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from diagnose.config import EvalSetConfig, ModelConfig
+from diagnose.console import safe, short
+from diagnose.errors import BadInput, Blocked, RunFailed
+from diagnose.evalset import read_evalset
+from diagnose.provenance import ROOT, provenance, write_json
+from diagnose.records import EvalItem
+from train.config import TrainConfig, read_diagnosis
+from train.data import Rows, read_training
+from train.preflight import Check, preflight
+
+OUTCOMES = {0: "finished", 3: "blocked"}
+
+
+def run(config: TrainConfig) -> None:
+    """One training run.
+
+    Raises:
+        BadInput: diagnosis, data or settings cannot be used.
+        Blocked: preflight or a gate of the method says no.
+        RunFailed: the worker died.
+    """
+    diagnosis = read_diagnosis(config.diagnosis)
+    config = replace(config, model=merge_model(diagnosis["run"]["config"]["model"], config.model))
+    items = _items(diagnosis)
+    advised = _advised(diagnosis, config.method.name)
+    slices = config.data.slices or (sorted({s for r in advised for s in r["slices"]}) or None)
+    measured = {item.turns[-1][1] for item in items}
+    data = read_training(config.data, config.method.name, slices, measured)
+    checks = preflight(config, diagnosis, data) if config.preflight != "off" else []
+    _show(config, data, checks, advised)
+    if config.preflight == "only":
+        return
+    out = Path(config.out or "")
+    record = _record(config, diagnosis, data, checks, advised)
+    _prepare(out, config, record, data, items)
+    code = subprocess.run(_command(config, out), cwd=ROOT, env=_environment(config)).returncode
+    result = _result(out)
+    status = OUTCOMES.get(code, "failed") if result else "failed"
+    reason = result.get("reason") or (f"the worker ended with exit code {code}" if code else None)
+    shutil.rmtree(out / "trainer", ignore_errors=True) if status == "finished" else None
+    write_json(out / "run.json", record | result | {"status": status, "reason": reason})
+    if status == "blocked":
+        raise Blocked(f"{out}: blocked: {reason}")
+    if status == "failed":
+        raise RunFailed(f"{out}: {reason}; the same command with out={out} goes on from its last checkpoint")
+    _farewell(out, config, result)
+
+
+def merge_model(measured: dict[str, Any], given: ModelConfig) -> ModelConfig:
+    """The diagnosis's model settings, with what the command line sets on top."""
+    blank = ModelConfig()
+    changed = {
+        f.name: getattr(given, f.name) for f in fields(ModelConfig) if getattr(given, f.name) != getattr(blank, f.name)
+    }
+    return ModelConfig(**measured | changed)
+
+
+def _items(diagnosis: dict[str, Any]) -> list[EvalItem]:
+    """Every item of the diagnosed eval set, exemplars included."""
+    evalset = read_evalset(EvalSetConfig(**diagnosis["run"]["config"]["evalset"]))
+    return [*evalset.items, *(e for kept in evalset.exemplars.values() for e in kept)]
+
+
+def _advised(diagnosis: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    return [r for r in diagnosis["recommendations"] if r["train_method"] == method]
+
+
+def _record(
+    config: TrainConfig,
+    diagnosis: dict[str, Any],
+    data: dict[str, Rows],
+    checks: list[Check],
+    advised: list[dict[str, Any]],
+) -> dict[str, Any]:
+    slices = config.data.slices or []
+    lifts = {
+        s: r["lifts"][config.method.name]
+        for r in diagnosis["recommendations"]
+        for s in r["slices"]
+        if not slices or s in slices
+    }
+    return provenance(config) | {
+        "diagnosis": str(config.diagnosis),
+        "decision_id": diagnosis["decision_id"],
+        "render_sha": diagnosis["render_sha"],
+        "evalset_sha256": diagnosis["evalset"]["sha256"],
+        "method": config.method.name,
+        "recommended": bool(advised),
+        "lora": config.lora,
+        "args": config.method.args,
+        "data": {kind: rows.summary() for kind, rows in data.items()},
+        "excluded_items": [],
+        "predicted_lift": lifts,
+        "gates": {c.name: "passed" if c.ok else "warned" for c in checks},
+        "metrics": {},
+        "adapter": "adapter",
+        "wandb_run": None,
+        "status": "running",
+        "reason": None,
+    }
+
+
+def _show(config: TrainConfig, data: dict[str, Rows], checks: list[Check], advised: list[dict[str, Any]]) -> None:
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
+    console.print(f"[bold]preflight[/bold] {config.method.name}, seed {config.seed}")
+    for check in checks:
+        mark = "[green]ok  [/green]" if check.ok else "[red]stop[/red]" if check.blocks else "[yellow]warn[/yellow]"
+        console.print(f"  {mark} {check.name:<10} {safe(check.message)}", highlight=False)
+    if not advised:
+        console.print(
+            f"  [yellow]note[/yellow] the diagnosis does not recommend {config.method.name} for any slice; trained all the same"
+        )
+    if stopped := [c for c in checks if c.blocks and not c.ok]:
+        raise Blocked(
+            "preflight: "
+            + "; ".join(f"{c.name}: {c.message}" for c in stopped)
+            + "\n  preflight=off skips these checks"
+        )
+
+
+def _prepare(
+    out: Path, config: TrainConfig, record: dict[str, Any], data: dict[str, Rows], items: list[EvalItem]
+) -> None:
+    """A new run directory, or an unfinished one of the same job to go on in."""
+    job = {"config": asdict(config), "data": {kind: rows.rows for kind, rows in data.items()}}
+    before = out / "job.json"
+    if before.exists():
+        same = json.loads(before.read_text(encoding="utf-8")) == json.loads(json.dumps(job))
+        status = json.loads((out / "run.json").read_text(encoding="utf-8")).get("status")
+        if not same or status == "finished":
+            raise BadInput(
+                f"out={out}: holds a {status} run{'' if same else ' of another job'}; choose a new directory"
+            )
+    elif out.exists() and any(out.iterdir()):
+        raise BadInput(f"out={out}: is not empty and holds no run; choose a new directory")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "result.json").unlink(missing_ok=True)
+    write_json(out / "run.json", record)
+    write_json(out / "graders.json", {name: item.grader for item in items for name in item.slices})
+    write_json(before, job)
+
+
+def _command(config: TrainConfig, out: Path) -> list[str]:
+    """One process, or a launcher's: accelerate on GPUs, torchrun for several CPU processes (STACK §6)."""
+    worker = ["-m", "train.worker", str(out.resolve())]
+    if config.num_processes == 1:
+        return [sys.executable, *worker]
+    import torch
+
+    count = str(config.num_processes)
+    if torch.cuda.is_available():
+        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", count]
+    else:
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
+    return [sys.executable, *launcher, *worker]
+
+
+def _environment(config: TrainConfig) -> dict[str, str]:
+    """No telemetry; and one visible GPU for one process, because TRL refuses nn.DataParallel."""
+    env = os.environ | {
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TRL_EXPERIMENTAL_SILENCE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if config.num_processes == 1:
+        env["CUDA_VISIBLE_DEVICES"] = env.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return env
+
+
+def _result(out: Path) -> dict[str, Any]:
+    path = out / "result.json"
+    if not path.exists():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    return found
+
+
+def _farewell(out: Path, config: TrainConfig, result: dict[str, Any]) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for stage, metrics in result["metrics"].items():
+        console.print(f"  {stage:<8} {safe(_line(metrics))}", highlight=False)
+    console.print(f"adapter     {out / 'adapter'}", highlight=False)
+    console.print("next        ", end="")
+    console.print(
+        f"python eval.py diagnosis={config.diagnosis} 'runs={out}'", soft_wrap=True, highlight=False, markup=False
+    )
+
+
+def _line(metrics: dict[str, Any]) -> str:
+    """The few figures of a stage that a person wants to see."""
+    parts = []
+    if "steps" in metrics:
+        first, last = metrics["first"].get("loss"), metrics["last"].get("loss")
+        loss = f", loss {float(first):.3f} → {float(last):.3f}" if first is not None and last is not None else ""
+        parts.append(f"{metrics['steps']} steps{loss}")
+    if held_out := metrics.get("held_out"):
+        parts.append(f"right on {short(held_out['rate'])} of {held_out['n']} held-out pairs")
+    if looks := metrics.get("gold_watch"):
+        gold = "" if looks[0]["gold"] is None else f", gold {looks[0]['gold']:.2f} → {looks[-1]['gold']:.2f}"
+        parts.append(
+            f"held-out reward {looks[0]['reward']:.2f} → {looks[-1]['reward']:.2f}{gold}, kept step {metrics['kept_step']}"
+        )
+    return "; ".join(parts)

@@ -1,0 +1,64 @@
+"""The worker process of one training run: `python -m train.worker RUN_DIR`, started by train.run.
+
+Writes the adapter and result.json into the run directory. Rank 0 alone tracks and reports.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from diagnose.errors import Blocked
+from diagnose.provenance import write_json
+from diagnose.tracking import start_run
+
+
+def main(out: Path) -> int:
+    """Fit one method.
+
+    Returns:
+        0, or 3 where a gate of the method said no.
+    """
+    from train.job import load_job
+
+    job = load_job(out)
+    first_rank = os.environ.get("RANK", "0") == "0"
+    name = job.config.method.name
+    run = _track(job) if first_rank else None
+    job.tracked = run is not None
+    try:
+        match name:
+            case "sft":
+                from train.sft import fit
+            case "dpo":
+                from train.dpo import fit
+            case "sft_dpo":
+                from train.dpo import fit_after_sft as fit
+            case "rlhf":
+                from train.rlhf import fit
+        metrics, reason, code = fit(job), None, 0
+    except Blocked as block:
+        metrics, reason, code = {}, str(block), 3
+    if first_rank:
+        result: dict[str, Any] = {"metrics": metrics, "reason": reason, "wandb_run": run.id if run else None}
+        write_json(out / "result.json", result)
+    if run is not None:
+        run.summary["status"] = "blocked" if code else "finished"
+        run.finish()
+    return code
+
+
+def _track(job: Any) -> Any:
+    import json
+
+    record = json.loads((job.out / "run.json").read_text(encoding="utf-8"))
+    config = {k: record[k] for k in ("diagnosis", "decision_id", "method", "lora", "args", "seed", "predicted_lift")}
+    return start_run(
+        job.config.wandb, group=record["decision_id"], job_type="train", name=job.out.name, config=config, out=job.out
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
