@@ -35,7 +35,8 @@ def safe(text: str) -> str:
 class Bars:
     """One progress bar per probe on stderr; a line per probe where stderr is no terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "") -> None:
+        self.title = f"{title} " if title else ""
         console = Console(stderr=True)
         columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -53,10 +54,10 @@ class Bars:
     def __call__(self, probe: str, done: int, planned: int) -> None:
         key = (probe, planned)
         if key not in self.tasks:
-            self.tasks[key] = self.progress.add_task(probe, total=planned)
+            self.tasks[key] = self.progress.add_task(self.title + probe, total=planned)
         self.progress.update(self.tasks[key], completed=done)
         if self.progress.disable and done == planned:
-            print(f"{probe:<18} {planned:>6} answers", file=sys.stderr, flush=True)
+            print(f"{self.title + probe:<18} {planned:>6} answers", file=sys.stderr, flush=True)
 
 
 def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:

@@ -1,0 +1,31 @@
+"""Did it help? Re-ask base and runs on the same items and compare them pair by pair.
+
+    python eval.py diagnosis=OUT 'runs=outputs/train/*'
+    python eval.py diagnosis=OUT runs=RUN gate=true gate.critical=[billing]    # exit code by the verdict
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig
+
+from diagnose.config import load
+from diagnose.errors import guarded
+from eval.config import EvalConfig, check_eval, register_eval, short_gate
+
+register_eval()
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="eval")
+def main(cfg: DictConfig) -> None:
+    """Compose, check, and only then import what is slow."""
+    config = load(cfg, EvalConfig, "eval")
+    check_eval(config)
+    from eval.run import run
+
+    run(config)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = short_gate(sys.argv[1:])
+    sys.exit(guarded(main))

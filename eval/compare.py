@@ -1,0 +1,303 @@
+"""Paired answers → deltas with intervals, exact tests, equivalence of guards, and a verdict per run."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm, t
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from diagnose.grade import normal
+from diagnose.records import EvalItem
+from eval.ask import ARM_PROBE, Measurement
+from eval.config import GateConfig
+from eval.records import RunResult, SliceDelta
+
+FLIPS = 10_000
+"""Sign-flip draws of the clustered test."""
+
+
+def compare_run(
+    record: dict[str, Any],
+    name: str,
+    base: Measurement,
+    tuned: Measurement,
+    gate: GateConfig,
+    guard: list[str],
+    arms: list[str],
+) -> RunResult:
+    """One run against the base, slice by slice.
+
+    Args:
+        record: the run's run.json.
+        guard: slices that must not change.
+    """
+    targets = {s for rows in record["data"].values() for s in rows["rows"] if s} - set(guard)
+    slices = sorted({s for i in base.items.values() for s in i.slices})
+    excluded = set(record.get("excluded_items", []))
+    raw = [
+        _slice(s, base, tuned, gate, _role(s, targets, guard, gate.critical), arms, excluded, record) for s in slices
+    ]
+    deltas = _holm(raw)
+    pooled = _pooled_guard(base, tuned, guard, gate.margin, excluded)
+    verdict, reason = _verdict(deltas, pooled, gate)
+    realised = {d.slice: {"predicted": d.predicted, "realised": d.delta} for d in deltas if d.predicted}
+    return RunResult(
+        run=name,
+        method=record["method"],
+        seed=record["seed"],
+        slices=deltas,
+        guard=pooled,
+        predicted_lift=realised,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def pairs(base: Measurement, tuned: Measurement, items: list[EvalItem]) -> tuple[list[EvalItem], np.ndarray]:
+    """Items scored on both sides, and their successes as [items, 2]."""
+    both = [(i, base.success(i.id), tuned.success(i.id)) for i in items]
+    kept = [(i, b, a) for i, b, a in both if b is not None and a is not None]
+    return [i for i, _, _ in kept], np.array([[b, a] for _, b, a in kept], float).reshape(len(kept), 2)
+
+
+def paired_interval(success: np.ndarray, level: float, clusters: list[str] | None = None) -> tuple[float, float]:
+    """Interval of mean(after) - mean(before).
+
+    Newcombe's (1998, method 10) hybrid score interval for paired proportions; with clusters, a t interval over the
+    clusters' sums (Miller 2024, arXiv 2411.00640).
+    """
+    if clusters is not None:
+        return _clustered_interval(success, level, clusters)
+    n = len(success)
+    before, after = success.sum(0)
+    p1, p2 = after / n, before / n
+    l1, u1 = proportion_confint(after, n, 1 - level, "wilson")
+    l2, u2 = proportion_confint(before, n, 1 - level, "wilson")
+    both = float((success.min(1) == 1).sum())
+    a, b, c, d = both, after - both, before - both, n - after - before + both
+    under = (a + b) * (c + d) * (a + c) * (b + d)
+    top = a * d - b * c
+    phi = 0.0 if under == 0 else (max(top - n / 2, 0.0) if top > 0 else top) / np.sqrt(under)
+    delta = p1 - p2
+    low = delta - np.sqrt(max((p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2, 0.0))
+    high = delta + np.sqrt(max((u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2, 0.0))
+    return float(low), float(high)
+
+
+def paired_p(success: np.ndarray, clusters: list[str] | None = None) -> float:
+    """Exact McNemar; with clusters, a sign-flip test of the clusters' sums."""
+    diff = success[:, 1] - success[:, 0]
+    if clusters is None:
+        b, c = int((diff > 0).sum()), int((diff < 0).sum())
+        return float(mcnemar([[0, b], [c, 0]], exact=True).pvalue)
+    sums = _sums(diff, clusters)
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (FLIPS, len(sums)))
+    extreme = np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9
+    return float((extreme.sum() + 1) / (FLIPS + 1))
+
+
+def minimum_detectable(success: np.ndarray) -> float:
+    """Smallest true delta found with power .8 at two-sided .05: 2.8 sqrt(d / n), d the discordant share.
+
+    Where nothing is discordant, d is taken as one item's worth, so that no n promises to see everything.
+    """
+    n = len(success)
+    discordant = max(float((success[:, 0] != success[:, 1]).mean()), 1 / n)
+    return float((norm.ppf(0.975) + norm.ppf(0.8)) * np.sqrt(discordant / n))
+
+
+def _clustered_interval(success: np.ndarray, level: float, clusters: list[str]) -> tuple[float, float]:
+    diff = success[:, 1] - success[:, 0]
+    sums = _sums(diff - diff.mean(), clusters)
+    k, n = len(sums), len(diff)
+    if k < 2:
+        return -1.0, 1.0
+    se = float(np.sqrt(k / (k - 1) * (sums**2).sum()) / n)
+    width = float(t.ppf(0.5 + level / 2, k - 1)) * se
+    return float(diff.mean() - width), float(diff.mean() + width)
+
+
+def _sums(diff: np.ndarray, clusters: list[str]) -> np.ndarray:
+    by: dict[str, float] = defaultdict(float)
+    for value, cluster in zip(diff, clusters, strict=True):
+        by[cluster] += float(value)
+    return np.array(list(by.values()))
+
+
+def _clusters(items: list[EvalItem]) -> list[str] | None:
+    return [i.cluster or i.id for i in items] if any(i.cluster for i in items) else None
+
+
+def _role(name: str, targets: set[str], guard: list[str], critical: list[str]) -> str:
+    if name in critical:
+        return "critical"
+    return "guard" if name in guard else "target" if name in targets else "other"
+
+
+def _slice(
+    name: str,
+    base: Measurement,
+    tuned: Measurement,
+    gate: GateConfig,
+    role: str,
+    arms: list[str],
+    excluded: set[str],
+    record: dict[str, Any],
+) -> SliceDelta:
+    members = [i for i in base.items.values() if name in i.slices and i.id not in excluded]
+    items, success = pairs(base, tuned, members)
+    n, clusters = len(items), _clusters(items)
+    diff = success[:, 1] - success[:, 0]
+    low, high = paired_interval(success, 0.95, clusters) if n else (None, None)
+    fixed = [i.id for i, d in zip(items, diff, strict=True) if d > 0]
+    return SliceDelta(
+        slice=name,
+        n=n,
+        measure="preferred" if any(i.judge for i in items) else "strict",
+        before=_share([bool(b) for b in success[:, 0]]),
+        after=_share([bool(a) for a in success[:, 1]]),
+        delta=float(diff.mean()) if n else None,
+        low=low,
+        high=high,
+        p=paired_p(success, clusters) if n else None,
+        p_holm=None,
+        mde=minimum_detectable(success) if n else None,
+        fixed=fixed,
+        broken=[i.id for i, d in zip(items, diff, strict=True) if d < 0],
+        strict=_both(base, tuned, lambda m: [m.reading(i.id, "strict") for i in items]),
+        lenient=_both(base, tuned, lambda m: [m.reading(i.id, "lenient") for i in items]),
+        arms={
+            arm: both
+            for arm in arms
+            if (both := _both(base, tuned, lambda m, p=ARM_PROBE[arm]: [m.success(i.id, p) for i in items]))["before"]
+            is not None
+        },
+        reversion=_reversion(fixed, base, tuned),
+        confidence_when_wrong={"before": _overconfidence(base, items), "after": _overconfidence(tuned, items)},
+        predicted=record.get("predicted_lift", {}).get(name),
+        role=role,
+        verdict=_slice_verdict(success, low, high, gate.margin, clusters),
+    )
+
+
+def _slice_verdict(
+    success: np.ndarray, low: float | None, high: float | None, margin: float, clusters: list[str] | None
+) -> str:
+    if low is None or high is None:
+        return "tie"
+    if low > 0 or high < 0:
+        return "better" if low > 0 else "worse"
+    lower, upper = paired_interval(success, 0.90, clusters)
+    return "equivalent" if -margin < lower and upper < margin else "tie"
+
+
+def _holm(deltas: list[SliceDelta]) -> list[SliceDelta]:
+    """Holm's correction over the slices of one run."""
+    from dataclasses import replace
+
+    tested = [d for d in deltas if d.p is not None]
+    if not tested:
+        return deltas
+    corrected = multipletests([d.p for d in tested], method="holm")[1]
+    by_slice = {d.slice: float(p) for d, p in zip(tested, corrected, strict=True)}
+    return [replace(d, p_holm=by_slice.get(d.slice)) for d in deltas]
+
+
+def _pooled_guard(
+    base: Measurement, tuned: Measurement, guard: list[str], margin: float, excluded: set[str]
+) -> dict[str, Any]:
+    """All guard items together: two one-sided tests at .05, read off the 90 % interval."""
+    members = [i for i in base.items.values() if set(i.slices) & set(guard) and i.id not in excluded]
+    items, success = pairs(base, tuned, members)
+    if not items:
+        return {"slices": guard, "n": 0, "delta": None, "low": None, "high": None, "equivalent": None}
+    low, high = paired_interval(success, 0.90, _clusters(items))
+    delta = float((success[:, 1] - success[:, 0]).mean())
+    same = -margin < low and high < margin
+    return {"slices": guard, "n": len(items), "delta": delta, "low": low, "high": high, "equivalent": bool(same)}
+
+
+def _verdict(deltas: list[SliceDelta], guard: dict[str, Any], gate: GateConfig) -> tuple[str, str]:
+    """PASS, WARN, BLOCK or INCONCLUSIVE (CONTRACTS), and why."""
+    hurt = [d.slice for d in deltas if d.slice in gate.critical and d.high is not None and d.high < 0]
+    if hurt:
+        return "BLOCK", f"critical slices got worse: {', '.join(hurt)}"
+    better = [d.slice for d in deltas if d.role in ("target", "critical") and d.low is not None and d.low > 0]
+    if not better:
+        return "INCONCLUSIVE", "no target slice's interval lies above 0"
+    if guard["equivalent"] is False:
+        return "INCONCLUSIVE", (
+            f"{', '.join(better)} improved, but the guards moved by {guard['delta']:+.2f} "
+            f"[{guard['low']:+.2f}, {guard['high']:+.2f}], margin {gate.margin:.2f}"
+        )
+    worse = [d.slice for d in deltas if d.role != "guard" and d.verdict == "worse"]
+    if worse:
+        return "WARN", f"{', '.join(better)} improved, {', '.join(worse)} got worse"
+    unguarded = "" if guard["n"] else "; there is no guard slice"
+    return "PASS", f"{', '.join(better)} improved{unguarded}"
+
+
+def _both(base: Measurement, tuned: Measurement, read: Any) -> dict[str, float | None]:
+    return {"before": _share(read(base)), "after": _share(read(tuned))}
+
+
+def _share(values: list[bool | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _reversion(fixed: list[str], base: Measurement, tuned: Measurement) -> float | None:
+    back = [
+        normal(a.text) == normal(base.text(item)) for item in fixed for a in tuned.log.of_item("paraphrased", item)
+    ]
+    return sum(back) / len(back) if back else None
+
+
+def _overconfidence(m: Measurement, items: list[EvalItem]) -> float | None:
+    sure = [c for i in items if m.success(i.id) is False and (c := m.confidence(i.id)) is not None]
+    return float(np.mean(sure)) if sure else None
+
+
+# ---------------------------------------------------------------- which method was best
+
+
+def best_and_regret(
+    results: list[RunResult], success: dict[str, dict[str, float]], recommended: str | None
+) -> tuple[str | None, dict[str, Any] | None]:
+    """The best method over the union of target slices, and what the recommended one gave away.
+
+    The maximum over noisy runs is optimistic, so the winner is picked on one half of the items and scored on the
+    other, both ways (EVIDENCE §4).
+
+    Args:
+        success: run → item → 0 or 1, on the target items.
+    """
+    by_method: dict[str, list[str]] = defaultdict(list)
+    for r in results:
+        by_method[r.method].append(r.run)
+    items = sorted(set.intersection(*(set(success[r.run]) for r in results))) if results else []
+    if not items:
+        return None, None
+    score = {m: np.mean([[success[r][i] for i in items] for r in runs], axis=0) for m, runs in by_method.items()}
+    best = max(score, key=lambda m: float(score[m].mean()))
+    if recommended not in score or len(score) < 2:
+        return best, None
+    half = np.array([int(hashlib.sha256(i.encode()).hexdigest(), 16) % 2 for i in items], bool)
+    gains = []
+    for pick, judge in ((half, ~half), (~half, half)):
+        if pick.any() and judge.any():
+            winner = max(score, key=lambda m: float(score[m][pick].mean()))
+            gains.append(float((score[winner] - score[recommended])[judge].mean()))
+    diff = score[best] - score[recommended]
+    se = float(diff.std(ddof=1) / np.sqrt(len(diff))) if len(diff) > 1 else 0.0
+    low, high = float(diff.mean() - 1.645 * se), float(diff.mean() + 1.645 * se)
+    regret = float(np.mean(gains)) if gains else float(diff.mean())
+    tie = bool(low <= 0 <= high or abs(diff.mean()) < 0.02)
+    found = {"recommended": recommended, "best": best, "regret": regret, "low": low, "high": high, "tie": tie}
+    return best, found | {"items": len(items)}

@@ -1,0 +1,64 @@
+"""The configuration of eval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from diagnose.config import WandbConfig, register
+from diagnose.errors import BadInput
+
+ARMS = ("prompt", "retrieval")
+
+
+@dataclass
+class GateConfig:
+    """When the exit code follows the verdict, and what the verdict demands."""
+
+    enabled: bool = False
+    """Exit 3 on BLOCK and 4 on INCONCLUSIVE; `gate=true` for short."""
+    margin: float = 0.05
+    guard: list[str] | None = None
+    """Slices that must not change; null: those whose verdict was `none`."""
+    critical: list[str] = field(default_factory=list)
+    """Slices that must not get worse: BLOCK if they do."""
+
+
+@dataclass
+class EvalConfig:
+    """`python eval.py`."""
+
+    diagnosis: str | None = None
+    runs: str | None = None
+    arms: list[str] = field(default_factory=lambda: list(ARMS))
+    """Arms that need no training, asked of the base and of every run on all items."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+    batch_size: int | None = None
+    device: str | None = None
+    seed: int = 0
+    out: str | None = None
+
+
+def register_eval() -> None:
+    """The schema of conf/eval.yaml."""
+    register("eval_schema", EvalConfig)
+
+
+def check_eval(config: EvalConfig) -> None:
+    """Refuse impossible values before torch is imported.
+
+    Raises:
+        BadInput: naming the key.
+    """
+    if not config.runs:
+        raise BadInput("runs: missing; a run directory or a glob of them, 'runs=outputs/train/*'")
+    unknown = set(config.arms) - set(ARMS)
+    if unknown:
+        raise BadInput(f"arms: unknown {sorted(unknown)}; allowed: {', '.join(ARMS)}")
+    if not 0 < config.gate.margin < 1:
+        raise BadInput(f"gate.margin={config.gate.margin}: allowed: between 0 and 1")
+
+
+def short_gate(arguments: list[str]) -> list[str]:
+    """`gate=true` is `gate.enabled=true`."""
+    return [f"gate.enabled={a.split('=', 1)[1]}" if a.startswith("gate=") else a for a in arguments]

@@ -1,0 +1,71 @@
+"""What a user reads in the terminal after eval."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from diagnose.console import safe, short
+from eval.records import Comparison, RunResult, SliceDelta
+
+COLOURS = {"PASS": "green", "WARN": "yellow", "BLOCK": "red", "INCONCLUSIVE": "bright_black"}
+CHANGES = {"better": "green", "worse": "red", "equivalent": "bright_black", "tie": "bright_black"}
+
+
+def show_comparison(comparison: Comparison, report: str) -> None:
+    """One table per run, then the best method."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    for result in comparison.runs:
+        console.print(_run_table(result, comparison.arms))
+        colour = COLOURS[result.verdict]
+        console.print(f"[{colour}]{result.verdict}[/{colour}]  {safe(result.reason)}\n", highlight=False)
+    for path, why in comparison.skipped.items():
+        console.print(f"[dim]skipped {safe(path)}: {safe(why)}[/dim]", highlight=False)
+    if comparison.regret:
+        r = comparison.regret
+        said = "a tie with" if r["tie"] else "behind"
+        if r["best"] == r["recommended"]:
+            console.print(f"best        {r['best']}, as recommended")
+        else:
+            gap = f"{short(r['regret'])}, 90 % \\[{short(r['low'])}, {short(r['high'])}]"
+            console.print(f"best        {r['best']}; the recommended {r['recommended']} is {said} it (regret {gap})")
+    elif comparison.best:
+        console.print(f"best        {comparison.best}")
+    console.print(f"report      {report}", highlight=False)
+
+
+def _run_table(result: RunResult, arms: list[str]) -> Table:
+    title = f"{safe(result.run)} · {result.method} · seed {result.seed}"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("slice", "role", "n", "before", "after", "delta 95 %", "p Holm", "fixed", "broken", "predicted"):
+        table.add_column(name, justify="left" if name in ("slice", "role") else "right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for d in sorted(result.slices, key=lambda d: (d.role not in ("critical", "target"), d.slice)):
+        colour = CHANGES[d.verdict]
+        before, after = (_rate(x) for x in (d.before, d.after))
+        counts = (str(len(d.fixed)), str(len(d.broken)))
+        predicted = f"{d.predicted['mean']:+.2f}" if d.predicted else "–"
+        p = "–" if d.p_holm is None else f"{d.p_holm:.3f}"
+        table.add_row(
+            safe(d.slice), d.role, str(d.n), before, after, delta_text(d).replace("[", "\\["), p, *counts, predicted,
+            f"[{colour}]{d.verdict}[/{colour}]",
+        )  # fmt: skip
+    return table
+
+
+def delta_text(d: SliceDelta) -> str:
+    """`+.88 [+.76, +.94]`."""
+    if d.delta is None or d.low is None or d.high is None:
+        return "no items"
+    return f"{signed(d.delta)} [{signed(d.low)}, {signed(d.high)}]"
+
+
+def signed(value: float) -> str:
+    """A signed share without the leading zero."""
+    return f"{value:+.2f}".replace("0.", ".", 1)
+
+
+def _rate(value: float | None) -> str:
+    return "–" if value is None else short(value)

@@ -1,0 +1,78 @@
+"""The types of the comparison."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from diagnose.records import rounded
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceDelta:
+    """One slice of one run against the base, on the same items."""
+
+    slice: str
+    n: int
+    measure: str
+    """`strict`, or `preferred`: strict and accepted by the slice's rule."""
+    before: float | None
+    after: float | None
+    delta: float | None
+    low: float | None
+    high: float | None
+    """95 % interval of delta."""
+    p: float | None
+    p_holm: float | None
+    mde: float | None
+    """Smallest change that this n would find with power .8."""
+    fixed: list[str]
+    broken: list[str]
+    strict: dict[str, float | None]
+    lenient: dict[str, float | None]
+    arms: dict[str, dict[str, float | None]]
+    """arm → before and after: the base and the run, both with the arm."""
+    reversion: float | None
+    """Of the fixed items, the share of paraphrases answered with the base's old wrong answer."""
+    confidence_when_wrong: dict[str, float | None]
+    predicted: dict[str, float] | None
+    role: str
+    """`target`, `guard`, `critical` or `other`."""
+    verdict: str
+    """`better`, `worse`, `equivalent` or `tie`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One run over all slices."""
+
+    run: str
+    method: str
+    seed: int
+    slices: list[SliceDelta]
+    guard: dict[str, Any]
+    """Pooled guard slices: n, delta, 90 % interval, equivalent."""
+    predicted_lift: dict[str, Any]
+    verdict: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The whole of comparison.json."""
+
+    decision_id: str
+    diagnosis: str
+    base: dict[str, Any]
+    arms: list[str]
+    runs: list[RunResult]
+    skipped: dict[str, str]
+    best: str | None
+    regret: dict[str, Any] | None
+    provenance: dict[str, Any]
+    schema_version: int = 1
+
+    def to_json(self) -> str:
+        """Stable bytes."""
+        return json.dumps(rounded(asdict(self)), indent=1, ensure_ascii=False) + "\n"

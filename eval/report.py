@@ -1,0 +1,22 @@
+"""The comparison as one HTML file: no network, everything escaped. A leaf, like diagnose.report."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from diagnose.report import HERE as STYLE
+from diagnose.report import environment
+from eval.console import delta_text
+from eval.records import Comparison
+
+HERE = Path(__file__).resolve().parent
+
+
+def render_report(comparison: Comparison) -> str:
+    """The whole page."""
+    env = environment(HERE)
+    env.filters["delta"] = delta_text
+    command = "python " + " ".join(shlex.quote(part) for part in comparison.provenance["command"])
+    css = (STYLE / "report.css").read_text(encoding="utf-8")
+    return env.get_template("report.html.j2").render(c=comparison, css=css, command=command)

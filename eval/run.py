@@ -1,0 +1,182 @@
+"""The story of eval: refuse what is not comparable, re-ask the base and every run, compare, write, print."""
+
+from __future__ import annotations
+
+import gc
+import glob
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diagnose.answers import AnswerLog
+from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
+from diagnose.console import Bars
+from diagnose.errors import BadInput, Blocked, Inconclusive
+from diagnose.evalset import EvalSet, read_evalset
+from diagnose.model import HFModel, render_sha
+from diagnose.provenance import provenance, write_json
+from eval.ask import Measurement, measure
+from eval.compare import best_and_regret, compare_run
+from eval.config import EvalConfig
+from eval.console import show_comparison
+from eval.records import Comparison, RunResult
+from eval.report import render_report
+from eval.tracking import log_comparison
+from train.config import read_diagnosis
+
+Found = list[tuple[Path, dict[str, Any]]]
+
+
+def run(config: EvalConfig) -> Comparison:
+    """Compare runs with the base.
+
+    Raises:
+        BadInput: nothing to compare, or a run measured or trained with another eval set or render.
+        Blocked, Inconclusive: with gate=true, by the verdict.
+    """
+    diagnosis = read_diagnosis(config.diagnosis)
+    then = diagnosis["run"]["config"]
+    evalset = read_evalset(EvalSetConfig(**then["evalset"]))
+    if evalset.sha256 != diagnosis["evalset"]["sha256"]:
+        raise BadInput(
+            f"{then['evalset']['path']}: changed since the diagnosis (sha {evalset.sha256[:8]} ≠ "
+            f"{diagnosis['evalset']['sha256'][:8]}); run diagnose.py again on it"
+        )
+    runs, skipped = find_runs(str(config.runs), diagnosis)
+    guard = _guard(config, diagnosis)
+    out = Path(config.out or "")
+    _open(out, config)
+    settings = ModelConfig(**then["model"])
+    settings = replace(settings, batch_size=config.batch_size or settings.batch_size, device=config.device)
+    probes = ProbesConfig(**then["probes"])
+
+    base = ask(settings, evalset, probes, config, diagnosis, out / "base")
+    measured = {}
+    for path, _ in runs:
+        tuned = replace(settings, adapter=str(path / "adapter"))
+        measured[str(path)] = ask(tuned, evalset, probes, config, diagnosis, out / path.name)
+    results = [compare_run(r, str(p), base, measured[str(p)], config.gate, guard, config.arms) for p, r in runs]
+    best, regret = _best(results, measured, diagnosis)
+    comparison = Comparison(
+        decision_id=diagnosis["decision_id"],
+        diagnosis=str(config.diagnosis),
+        base={"model": settings.path, "render_sha": diagnosis["render_sha"], "evalset": evalset.sha256},
+        arms=config.arms,
+        runs=results,
+        skipped=skipped,
+        best=best,
+        regret=regret,
+        provenance=provenance(config),
+    )
+    (out / "comparison.json").write_text(comparison.to_json(), encoding="utf-8")
+    (out / "report.html").write_text(render_report(comparison), encoding="utf-8")
+    log_comparison(config.wandb, comparison, out)
+    write_json(out / "run.json", comparison.provenance | {"status": "finished"})
+    show_comparison(comparison, str(out / "report.html"))
+    _exit_by_verdict(config, results)
+    return comparison
+
+
+def ask(
+    settings: ModelConfig,
+    evalset: EvalSet,
+    probes: ProbesConfig,
+    config: EvalConfig,
+    diagnosis: dict[str, Any],
+    out: Path,
+) -> Measurement:
+    """Load one model, ask it everything, and let go of its memory before the next."""
+    model = HFModel(settings)
+    if render_sha(model.render) != diagnosis["render_sha"]:
+        then = diagnosis["run"]["render"]
+        differs = sorted(k for k in model.render if model.render[k] != then.get(k))
+        raise BadInput(f"{settings.adapter or settings.path}: render differs from the diagnosis in: {', '.join(differs)}")
+    out.mkdir(parents=True, exist_ok=True)
+    with Bars(out.name) as bars:
+        log = AnswerLog(out / "answers.jsonl", config.seed, bars)
+        found = measure(model, evalset, probes, config.arms, log)
+    del model
+    gc.collect()
+    import torch
+
+    torch.cuda.empty_cache()
+    return found
+
+
+def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str, str]]:
+    """Finished runs that were measured with the diagnosis's ruler; the others with the reason.
+
+    Raises:
+        BadInput: no directory matches, none is finished, or a run's eval set or render differs.
+    """
+    paths = sorted(Path(p) for p in glob.glob(pattern) if (Path(p) / "run.json").exists())
+    if not paths:
+        raise BadInput(f"runs={pattern}: no run directory (with a run.json) matches")
+    found: Found = []
+    skipped = {}
+    for path in paths:
+        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
+        if record.get("status") != "finished":
+            skipped[str(path)] = f"{record.get('status')}: {record.get('reason')}"
+            continue
+        differs = [
+            f"{key}: {str(record[key])[:8]} ≠ {str(wanted)[:8]}"
+            for key, wanted in (
+                ("evalset_sha256", diagnosis["evalset"]["sha256"]),
+                ("render_sha", diagnosis["render_sha"]),
+            )
+            if record.get(key) != wanted
+        ]
+        if differs:
+            raise BadInput(f"{path}: not comparable with the diagnosis ({'; '.join(differs)})")
+        found.append((path, record))
+    if not found:
+        raise BadInput(f"runs={pattern}: none is finished: " + "; ".join(f"{p}: {why}" for p, why in skipped.items()))
+    return found, skipped
+
+
+def _guard(config: EvalConfig, diagnosis: dict[str, Any]) -> list[str]:
+    names = {v["slice"]: v["verdict"] for v in diagnosis["slices"]}
+    unknown = [s for s in [*(config.gate.guard or []), *config.gate.critical] if s not in names]
+    if unknown:
+        raise BadInput(f"gate: no slice {', '.join(unknown)}; the diagnosis has {', '.join(names)}")
+    return config.gate.guard if config.gate.guard is not None else [s for s, v in names.items() if v == "none"]
+
+
+def _open(out: Path, config: EvalConfig) -> None:
+    before = out / "run.json"
+    record = provenance(config)
+    if before.exists():
+        old = json.loads(before.read_text(encoding="utf-8"))["config"]
+        differs = sorted(k for k in ("diagnosis", "arms", "seed") if old.get(k) != record["config"][k])
+        if differs:
+            raise BadInput(f"out={out}: holds another comparison (differs in {', '.join(differs)}); choose a new one")
+    elif out.exists() and any(out.iterdir()):
+        raise BadInput(f"out={out}: is not empty and holds no comparison; choose a new directory")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(before, record | {"status": "running"})
+
+
+def _best(
+    results: list[RunResult], measured: dict[str, Measurement], diagnosis: dict[str, Any]
+) -> tuple[str | None, dict[str, Any] | None]:
+    targets = {d.slice for r in results for d in r.slices if d.role in ("target", "critical")}
+    success = {
+        r.run: {
+            i.id: float(s)
+            for i in measured[r.run].items.values()
+            if set(i.slices) & targets and (s := measured[r.run].success(i.id)) is not None
+        }
+        for r in results
+    }
+    advised = [r["train_method"] for r in diagnosis["recommendations"] if r["train_method"] and set(r["slices"]) & targets]
+    return best_and_regret(results, success, advised[0] if advised else None)
+
+
+def _exit_by_verdict(config: EvalConfig, results: list[RunResult]) -> None:
+    if not config.gate.enabled:
+        return
+    for verdict, error in (("BLOCK", Blocked), ("INCONCLUSIVE", Inconclusive)):
+        if named := [r for r in results if r.verdict == verdict]:
+            raise error(f"gate: {verdict}: " + "; ".join(f"{r.run}: {r.reason}" for r in named))
