@@ -1,7 +1,7 @@
 """Did it help? Re-ask base and runs on the same items and compare them pair by pair.
 
-    python eval.py diagnosis=OUT 'runs=outputs/train/*'
-    python eval.py diagnosis=OUT runs=RUN gate=true gate.critical=[billing]    # exit code by the verdict
+python eval.py diagnosis=OUT 'runs=outputs/train/*'
+python eval.py diagnosis=OUT runs=RUN gate=true gate.critical=[billing]    # exit code by the verdict
 """
 
 import sys

@@ -54,13 +54,15 @@ def recommend(
         rows: method → slice → training rows at hand.
         command: how train is started for this diagnosis, up to the method.
     """
+    healthy = [v.slice for v in verdicts if v.verdict == "none"]
     out: dict[tuple[str, str | None, str, str | None], Recommendation] = {}
     for verdict in verdicts:
         items = [i for i in evalset.items if verdict.slice in i.slices]
-        one = _for_slice(verdict, items, found, log, rule, rows, rng, command)
+        one = _for_slice(verdict, items, found, log, rule, rows, rng)
         key = (verdict.verdict, verdict.kind, one.method, one.train_method)
         out[key] = _merge(out[key], one) if key in out else one
-    return sorted(out.values(), key=lambda r: -r.lifts.get(r.train_method or r.method, {"mean": 0.0})["mean"])
+    advice = [replace(r, command=_command(r, command, healthy, rows)) for r in out.values()]
+    return sorted(advice, key=lambda r: -r.lifts.get(r.train_method or r.method, {"mean": 0.0})["mean"])
 
 
 def _for_slice(
@@ -71,7 +73,6 @@ def _for_slice(
     rule: RuleConfig,
     rows: dict[str, dict[str, int]],
     rng: np.random.Generator,
-    command: str,
 ) -> Recommendation:
     seen = measure(items, found, log)
     gates = _gates(verdict, seen, rows, rule)
@@ -107,9 +108,7 @@ def _for_slice(
             "relative": rule.cost.get(train_method or best, 0.0),
             "training_runs": 2 if train_method == "rlhf" else int(bool(train_method)),
         },
-        command=f"{command} method={train_method} 'data.slices=[{verdict.slice}]'"
-        if train_method
-        else _no_training(best),
+        command="",
     )
 
 
@@ -273,6 +272,14 @@ def _would_flip(v: SliceVerdict, best: str, seen: Measured) -> str:
     return "items on which users complain"
 
 
+def _command(r: Recommendation, start: str, healthy: list[str], rows: dict[str, dict[str, int]]) -> str:
+    """The exact next command. Rows of slices without a gap go along where there are some: they keep what works."""
+    if not r.train_method:
+        return _no_training(r.method)
+    keep = [s for s in healthy if rows.get(r.train_method, {}).get(s)]
+    return f"{start} method={r.train_method} 'data.slices=[{','.join([*r.slices, *keep])}]'"
+
+
 def _no_training(best: str) -> str:
     return {
         "prompt": "# put the reserved exemplars into the production prompt",
@@ -293,7 +300,6 @@ def _merge(a: Recommendation, b: Recommendation) -> Recommendation:
     if not a.train_method:
         return replace(a, slices=slices, p_verdict=min(a.p_verdict, b.p_verdict), p_best=min(a.p_best, b.p_best))
     needed: dict[str, Any] = {key: a.data_needed[key] + b.data_needed[key] for key in a.data_needed}
-    command = a.command.rsplit("'data.slices=", 1)[0] + f"'data.slices=[{','.join(slices)}]'"
     return replace(
         a,
         slices=slices,
@@ -301,5 +307,4 @@ def _merge(a: Recommendation, b: Recommendation) -> Recommendation:
         p_best=min(a.p_best, b.p_best),
         predicted_lift=min((a.predicted_lift, b.predicted_lift), key=lambda x: x["mean"]),
         data_needed=needed,
-        command=command,
     )

@@ -10,9 +10,10 @@ from diagnose.config import ProbesConfig
 from diagnose.evalset import EvalSet
 from diagnose.grade import prefers
 from diagnose.model import Model
-from diagnose.probes import given, plain, shaped
+from diagnose.probes import given, plain, sampled, shaped
 from diagnose.records import EvalItem, Prompt
 
+JUDGED_SAMPLES = 4
 ARM_PROBE = {"prompt": "shaped", "retrieval": "given"}
 
 
@@ -30,6 +31,11 @@ class Measurement:
             return None
         accepted = prefers(self.items[item], answers[0].text)
         return bool(answers[0].strict) and accepted is not False
+
+    def accepted(self, item: str) -> list[bool | None]:
+        """Of the right samples: does the rule accept them?"""
+        right = [a for a in self.log.of_item("sampled", item) if a.strict]
+        return [prefers(self.items[item], a.text) for a in right]
 
     def reading(self, item: str, level: str) -> bool | None:
         """The strict or the lenient reading of the plain answer."""
@@ -56,6 +62,7 @@ def measure(model: Model, evalset: EvalSet, probes: ProbesConfig, arms: list[str
         log.ask(model, shaped(items, evalset, replace(probes, shaped_draws=1), log.seed))
     if "retrieval" in arms:
         log.ask(model, [given(i, i.context) for i in items if i.context])
+    log.ask(model, [sampled(i, replace(probes, samples=JUDGED_SAMPLES)) for i in items if i.judge])
     log.ask(model, [a for i in items for a in paraphrased(i)])
     log.ask(model, [a for i in items if (a := confidence(i, log.get("plain", i.id).text))])
     return Measurement(log, {i.id: i for i in items})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,7 @@ def _slice(
         broken=[i.id for i, d in zip(items, diff, strict=True) if d < 0],
         strict=_both(base, tuned, lambda m: [m.reading(i.id, "strict") for i in items]),
         lenient=_both(base, tuned, lambda m: [m.reading(i.id, "lenient") for i in items]),
+        accepted=_both(base, tuned, lambda m: [x for i in items for x in m.accepted(i.id)]),
         arms={
             arm: both
             for arm in arms
@@ -199,8 +201,6 @@ def _slice_verdict(
 
 def _holm(deltas: list[SliceDelta]) -> list[SliceDelta]:
     """Holm's correction over the slices of one run."""
-    from dataclasses import replace
-
     tested = [d for d in deltas if d.p is not None]
     if not tested:
         return deltas
@@ -253,9 +253,7 @@ def _share(values: list[bool | None]) -> float | None:
 
 
 def _reversion(fixed: list[str], base: Measurement, tuned: Measurement) -> float | None:
-    back = [
-        normal(a.text) == normal(base.text(item)) for item in fixed for a in tuned.log.of_item("paraphrased", item)
-    ]
+    back = [normal(a.text) == normal(base.text(item)) for item in fixed for a in tuned.log.of_item("paraphrased", item)]
     return sum(back) / len(back) if back else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,17 +24,19 @@ def show_comparison(comparison: Comparison, report: str) -> None:
         console.print(f"[{colour}]{result.verdict}[/{colour}]  {safe(result.reason)}\n", highlight=False)
     for path, why in comparison.skipped.items():
         console.print(f"[dim]skipped {safe(path)}: {safe(why)}[/dim]", highlight=False)
-    if comparison.regret:
-        r = comparison.regret
-        said = "a tie with" if r["tie"] else "behind"
-        if r["best"] == r["recommended"]:
-            console.print(f"best        {r['best']}, as recommended")
-        else:
-            gap = f"{short(r['regret'])}, 90 % \\[{short(r['low'])}, {short(r['high'])}]"
-            console.print(f"best        {r['best']}; the recommended {r['recommended']} is {said} it (regret {gap})")
-    elif comparison.best:
-        console.print(f"best        {comparison.best}")
+    for group in comparison.by_target:
+        console.print(f"best        {', '.join(map(safe, group['slices']))}: {_best(group)}", highlight=False)
     console.print(f"report      {report}", highlight=False)
+
+
+def _best(group: dict[str, Any]) -> str:
+    r = group["regret"]
+    if r is None:
+        return str(group["best"])
+    if r["best"] == r["recommended"]:
+        return f"{r['best']}, as recommended"
+    gap = f"regret {short(r['regret'])}, 90 % \\[{short(r['low'])}, {short(r['high'])}], n {r['items']}"
+    return f"{r['best']}; the recommended {r['recommended']} {'ties with it' if r['tie'] else 'is behind'} ({gap})"
 
 
 def _run_table(result: RunResult, arms: list[str]) -> Table:

@@ -31,6 +31,8 @@ class SliceDelta:
     broken: list[str]
     strict: dict[str, float | None]
     lenient: dict[str, float | None]
+    accepted: dict[str, float | None]
+    """Where a rule judges: the share of right samples (temperature 1) that it accepts."""
     arms: dict[str, dict[str, float | None]]
     """arm → before and after: the base and the run, both with the arm."""
     reversion: float | None
@@ -69,7 +71,11 @@ class Comparison:
     runs: list[RunResult]
     skipped: dict[str, str]
     best: str | None
+    """The best method on the target slices that most methods share."""
     regret: dict[str, Any] | None
+    """What the recommended method gave away there."""
+    by_target: list[dict[str, Any]]
+    """The same for every set of target slices."""
     provenance: dict[str, Any]
     schema_version: int = 1
 

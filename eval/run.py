@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import glob
 import json
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def run(config: EvalConfig) -> Comparison:
         tuned = replace(settings, adapter=str(path / "adapter"))
         measured[str(path)] = ask(tuned, evalset, probes, config, diagnosis, out / path.name)
     results = [compare_run(r, str(p), base, measured[str(p)], config.gate, guard, config.arms) for p, r in runs]
-    best, regret = _best(results, measured, diagnosis)
+    by_target = _by_target(results, measured, diagnosis)
     comparison = Comparison(
         decision_id=diagnosis["decision_id"],
         diagnosis=str(config.diagnosis),
@@ -65,8 +66,9 @@ def run(config: EvalConfig) -> Comparison:
         arms=config.arms,
         runs=results,
         skipped=skipped,
-        best=best,
-        regret=regret,
+        best=by_target[0]["best"],
+        regret=by_target[0]["regret"],
+        by_target=by_target,
         provenance=provenance(config),
     )
     (out / "comparison.json").write_text(comparison.to_json(), encoding="utf-8")
@@ -91,7 +93,9 @@ def ask(
     if render_sha(model.render) != diagnosis["render_sha"]:
         then = diagnosis["run"]["render"]
         differs = sorted(k for k in model.render if model.render[k] != then.get(k))
-        raise BadInput(f"{settings.adapter or settings.path}: render differs from the diagnosis in: {', '.join(differs)}")
+        raise BadInput(
+            f"{settings.adapter or settings.path}: render differs from the diagnosis in: {', '.join(differs)}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     with Bars(out.name) as bars:
         log = AnswerLog(out / "answers.jsonl", config.seed, bars)
@@ -158,20 +162,26 @@ def _open(out: Path, config: EvalConfig) -> None:
     write_json(before, record | {"status": "running"})
 
 
-def _best(
+def _by_target(
     results: list[RunResult], measured: dict[str, Measurement], diagnosis: dict[str, Any]
-) -> tuple[str | None, dict[str, Any] | None]:
-    targets = {d.slice for r in results for d in r.slices if d.role in ("target", "critical")}
-    success = {
-        r.run: {
-            i.id: float(s)
-            for i in measured[r.run].items.values()
-            if set(i.slices) & targets and (s := measured[r.run].success(i.id)) is not None
-        }
-        for r in results
-    }
-    advised = [r["train_method"] for r in diagnosis["recommendations"] if r["train_method"] and set(r["slices"]) & targets]
-    return best_and_regret(results, success, advised[0] if advised else None)
+) -> list[dict[str, Any]]:
+    """Methods are compared where they were trained for the same slices; the set with most methods comes first."""
+    groups: dict[tuple[str, ...], list[RunResult]] = defaultdict(list)
+    for r in results:
+        groups[tuple(d.slice for d in r.slices if d.role in ("target", "critical"))].append(r)
+    found = []
+    for targets, members in groups.items():
+        success = {r.run: _successes(measured[r.run], set(targets)) for r in members}
+        advised = [r["train_method"] for r in diagnosis["recommendations"] if set(r["slices"]) & set(targets)]
+        best, regret = best_and_regret(members, success, next((m for m in advised if m), None))
+        methods = sorted({r.method for r in members})
+        found.append({"slices": list(targets), "methods": methods, "best": best, "regret": regret})
+    return sorted(found, key=lambda g: -len(g["methods"]))
+
+
+def _successes(m: Measurement, targets: set[str]) -> dict[str, float]:
+    items = [i.id for i in m.items.values() if set(i.slices) & targets]
+    return {i: float(s) for i in items if (s := m.success(i)) is not None}
 
 
 def _exit_by_verdict(config: EvalConfig, results: list[RunResult]) -> None:

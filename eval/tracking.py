@@ -12,9 +12,7 @@ from eval.records import Comparison
 def log_comparison(settings: WandbConfig, comparison: Comparison, out: Path) -> None:
     """A table with a row per run and slice, and each run's deltas and verdict in the summary."""
     config = {"diagnosis": comparison.diagnosis, "runs": [r.run for r in comparison.runs]}
-    run = start_run(
-        settings, group=comparison.decision_id, job_type="compare", name=out.name, config=config, out=out
-    )
+    run = start_run(settings, group=comparison.decision_id, job_type="compare", name=out.name, config=config, out=out)
     if run is None:
         return
     import wandb

@@ -107,7 +107,30 @@ class World:
 
 def made_up_names(rng: random.Random, taken: Iterable[str] = ()) -> Iterator[str]:
     """Endless names that never repeat and are not among those taken."""
-    onsets = ["b", "d", "f", "g", "h", "j", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "br", "dr", "gr", "kl", "st", "tr"]
+    onsets = [
+        "b",
+        "d",
+        "f",
+        "g",
+        "h",
+        "j",
+        "k",
+        "l",
+        "m",
+        "n",
+        "p",
+        "r",
+        "s",
+        "t",
+        "v",
+        "z",
+        "br",
+        "dr",
+        "gr",
+        "kl",
+        "st",
+        "tr",
+    ]
     vowels, codas = ["a", "e", "i", "o", "u"], ["", "", "n", "l", "r", "s", "th"]
     seen = {name.lower() for name in taken}
     while True:
@@ -472,44 +495,45 @@ def training_rows(world: World) -> dict[str, list[dict]]:
         return [{"role": role, "content": text}]
 
     sft = [{"slice": s, "prompt": said("user", f.asks()), "completion": said("assistant", text)} for s, f, text in rows]
-    prompts = [{"slice": s, "prompt": said("user", f.asks())} for s, f, _ in rows if s == "craft_tone"]
+    prompts = [{"slice": s, "prompt": said("user", f.asks())} for s, f, _ in rows if s in ("craft_tone", "home_known")]
     return {"sft": sft, "prompts": prompts}
 
 
-@torch.no_grad()
 def preference_rows(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, seed: int) -> list[dict]:
     """Polite and right against what the base itself can say: plain, in another form, or wrong.
 
     The rejected side is sampled from the base (hot, and after exemplars in each form), because a reward model that has
-    only seen polite against curt is blind to every third style, and RLOO finds those.
+    only seen polite against curt is blind to every third style, and RLOO finds those. The pairs of home_known say where
+    the polite tone is not wanted.
     """
-    rng, rows = random.Random(seed + 21), []
+    rng = random.Random(seed + 21)
     torch.manual_seed(seed)
-    styles = [None, None, *FORMS.values()]
-    for fact in world.groups["craft_train"]:
-        chosen, rejected = POLITE.format(v=fact.value), {fact.value}
-        for style in rng.sample(styles, 2):
-            others = rng.sample([f for f in world.groups["craft_train"] if f != fact], 3)
-            before = [] if style is None else [(f.asks(), style(f.relation, f.value)) for f in others]
-            ids = tokenizer(ask(fact.asks(), before), add_special_tokens=False, return_tensors="pt")["input_ids"]
-            # Hotter than 1 so that wrong contents in the wanted tone are among the rejected too.
-            out = model.generate(
-                ids, do_sample=True, temperature=1.5, top_k=0, max_new_tokens=16, num_return_sequences=4
-            )
-            texts = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-            rejected |= {t for t in texts if t.strip() and t != chosen}
-        kept = [fact.value, *sorted(rejected - {fact.value})]
-        for text in [kept[0], *rng.sample(kept[1:], min(3, len(kept) - 1))]:
+    polite = [(f, POLITE.format(v=f.value), f.value, "craft_tone") for f in world.groups["craft_train"]]
+    plain = [(f, f.value, POLITE.format(v=f.value), "home_known") for f in world.groups["home_train"]]
+    rows = []
+    for fact, chosen, other_tone, slice_name in polite + plain:
+        prompt = [{"role": "user", "content": fact.asks()}]
+        sampled = sorted(sampled_answers(model, tokenizer, world, fact, rng) - {chosen, other_tone})
+        for text in [other_tone, *rng.sample(sampled, min(3, len(sampled)))]:
             said = [[{"role": "assistant", "content": t}] for t in (chosen, text)]
-            rows.append(
-                {
-                    "slice": "craft_tone",
-                    "prompt": [{"role": "user", "content": fact.asks()}],
-                    "chosen": said[0],
-                    "rejected": said[1],
-                }
-            )
+            rows.append({"slice": slice_name, "prompt": prompt, "chosen": said[0], "rejected": said[1]})
     return rows
+
+
+@torch.no_grad()
+def sampled_answers(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, fact: Fact, rng: random.Random
+) -> set[str]:
+    """What the base says at temperature 1.5, bare and after three exemplars in another form."""
+    found = set()
+    for style in rng.sample([None, None, *FORMS.values()], 2):
+        others = rng.sample([f for f in world.groups["craft_train"] if f != fact], 3)
+        before = [] if style is None else [(f.asks(), style(f.relation, f.value)) for f in others]
+        ids = tokenizer(ask(fact.asks(), before), add_special_tokens=False, return_tensors="pt")["input_ids"]
+        # Hotter than 1 so that wrong contents in the wanted tone are among the rejected too.
+        out = model.generate(ids, do_sample=True, temperature=1.5, top_k=0, max_new_tokens=16, num_return_sequences=4)
+        found |= set(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
+    return {text for text in found if text.strip()}
 
 
 def write_jsonl(path: Path, rows: list[dict]) -> None:

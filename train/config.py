@@ -73,9 +73,9 @@ def resolve_recommended(arguments: list[str]) -> list[str]:
     wanted = [r for r in read_diagnosis(named[0])["recommendations"] if r["train_method"]]
     if not wanted:
         raise BadInput(f"method=recommended: {named[0]} recommends no training; see its report for what to do instead")
-    method, slices = wanted[0]["train_method"], ",".join(wanted[0]["slices"])
-    out = [f"method={method}" if a == "method=recommended" else a for a in arguments]
-    return out if any(a.startswith("data.slices=") for a in out) else [*out, f"data.slices=[{slices}]"]
+    slices = wanted[0]["command"].rsplit("'data.slices=", 1)[1].rstrip("'")
+    out = [f"method={wanted[0]['train_method']}" if a == "method=recommended" else a for a in arguments]
+    return out if any(a.startswith("data.slices=") for a in out) else [*out, f"data.slices={slices}"]
 
 
 def read_diagnosis(folder: str | None) -> dict[str, Any]:

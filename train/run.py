@@ -38,7 +38,7 @@ def run(config: TrainConfig) -> None:
     config = replace(config, model=merge_model(diagnosis["run"]["config"]["model"], config.model))
     items = _items(diagnosis)
     advised = _advised(diagnosis, config.method.name)
-    slices = config.data.slices or (sorted({s for r in advised for s in r["slices"]}) or None)
+    slices = config.data.slices or _slices(diagnosis, advised)
     measured = {item.turns[-1][1] for item in items}
     data = read_training(config.data, config.method.name, slices, measured)
     checks = preflight(config, diagnosis, data) if config.preflight != "off" else []
@@ -74,6 +74,12 @@ def _items(diagnosis: dict[str, Any]) -> list[EvalItem]:
     """Every item of the diagnosed eval set, exemplars included."""
     evalset = read_evalset(EvalSetConfig(**diagnosis["run"]["config"]["evalset"]))
     return [*evalset.items, *(e for kept in evalset.exemplars.values() for e in kept)]
+
+
+def _slices(diagnosis: dict[str, Any], advised: list[dict[str, Any]]) -> list[str] | None:
+    """The slices the method is recommended for, and those without a gap, whose rows keep what works."""
+    healthy = [v["slice"] for v in diagnosis["slices"] if v["verdict"] == "none"]
+    return [*(s for r in advised for s in r["slices"]), *healthy] if advised else None
 
 
 def _advised(diagnosis: dict[str, Any], method: str) -> list[dict[str, Any]]:
