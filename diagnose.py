@@ -28,5 +28,5 @@ def main(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = own_groups(sys.argv[1:], "model", "evalset", "data")
+    sys.argv[1:] = own_groups(sys.argv[1:])
     sys.exit(guarded(main))

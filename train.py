@@ -11,7 +11,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from diagnose.config import load, own_groups
+from diagnose.config import load
 from diagnose.errors import BadInput, guarded
 from train.config import TrainConfig, check_train, register_train, resolve_recommended
 
@@ -30,7 +30,7 @@ def main(cfg: DictConfig) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.argv[1:] = own_groups(resolve_recommended(sys.argv[1:]), "data")
+        sys.argv[1:] = resolve_recommended(sys.argv[1:])
     except BadInput as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""The configuration of diagnose. Hydra composes it, `load` turns it into these dataclasses, and DictConfig ends here."""
+"""The configuration of diagnose. Hydra composes it, `load` turns it into dataclasses, and DictConfig ends here."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class EvalSetConfig:
     """Our field → a column of the file, or a Jinja template over its columns."""
     grader: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})
     limit: int | None = None
-    """Measure only the first so many rows of every slice."""
+    """At most so many rows of every slice, drawn by hash."""
 
 
 @dataclass
@@ -75,6 +75,7 @@ class RuleConfig:
     templates: dict[str, Any] = field(default_factory=dict)
     rho: dict[str, Any] = field(default_factory=dict)
     rho_weight: float = 4.0
+    taught_rows: int = 1000
     forget: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
@@ -140,15 +141,16 @@ def register_diagnose() -> None:
     register("diagnose_schema", DiagnoseConfig, ("evalset.columns", "evalset.grader", "data.columns", "model.train"))
 
 
-def own_groups(arguments: list[str], *groups: str) -> list[str]:
-    """Somebody's own path must not inherit the demo's settings: `model.path=DIR` alone selects `model=own` as well."""
-    out = list(arguments)
-    for group in groups:
-        chosen = any(a.startswith(f"{group}=") for a in arguments)
-        keys = {"model": ("path", "base_url"), "evalset": ("path",), "data": ("sft", "preferences", "prompts")}[group]
-        if not chosen and any(a.startswith(f"{group}.{key}=") for a in arguments for key in keys):
-            out.append(f"{group}=own")
-    return out
+def own_groups(arguments: list[str]) -> list[str]:
+    """Somebody's own paths must not inherit the demo's settings or rows: `model.path=DIR` selects `model=own` too."""
+    keys = {
+        "model": ("model.path=", "model.base_url="),
+        "evalset": ("evalset.path=",),
+        "data": ("data.sft=", "data.preferences=", "data.prompts=", "evalset.path=", "evalset="),
+    }
+    chosen = {group for group in keys for a in arguments if a.startswith(f"{group}=")}
+    own = [g for g, starts in keys.items() if g not in chosen and any(a.startswith(starts) for a in arguments)]
+    return [*arguments, *(f"{group}=own" for group in own)]
 
 
 def load(cfg: Any, schema: type[T], verb: str) -> T:

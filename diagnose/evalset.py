@@ -183,16 +183,22 @@ def _check_gold(items: list[EvalItem]) -> None:
 
 
 def _limited(items: list[EvalItem], limit: int | None) -> list[EvalItem]:
+    """At most `limit` items of every slice, drawn by hash: files are often sorted by label."""
     if limit is None:
         return items
     taken: dict[str, int] = defaultdict(int)
-    kept = []
-    for item in items:
+    kept = set()
+    for item in sorted(items, key=_hash):
         if all(taken[name] < limit for name in item.slices):
-            kept.append(item)
+            kept.add(item.id)
             for name in item.slices:
                 taken[name] += 1
-    return kept
+    return [item for item in items if item.id in kept]
+
+
+def _hash(item: EvalItem) -> str:
+    """An order that depends neither on the file's order nor on the seed."""
+    return hashlib.sha256(item.id.encode()).hexdigest()
 
 
 def _reserve(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
@@ -203,7 +209,7 @@ def _reserve(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
     reserved: dict[str, list[EvalItem]] = {}
     for name in sorted({s for item in items for s in item.slices}):
         members = [i for i in items if name in i.slices and i.wanted and i.cluster is None]
-        members.sort(key=lambda item: hashlib.sha256(item.id.encode()).hexdigest())
+        members.sort(key=_hash)
         if len(members) >= RESERVE_FROM:
             reserved[name] = members[:RESERVED]
     return reserved

@@ -14,6 +14,8 @@ from diagnose.evalset import EvalSet
 from diagnose.records import CLASSES, KNOWLEDGE, Attribution, EvalItem, Recommendation, SliceVerdict
 
 TRAINING = ("sft", "dpo", "sft_dpo", "rlhf")
+SOURCE = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
+"""Which kind of training rows a method needs."""
 ARMS = ("prompt", "constrained", "retrieval")
 """Arms that need no training."""
 METHODS = ("none", *ARMS, *TRAINING)
@@ -36,6 +38,8 @@ class Measured:
     """Median z-score of `chosen` among the model's own samples."""
     base_success: float
     """Share of items with any lenient success, so that a reward has something to find."""
+    rows: int
+    """SFT rows at hand for the slice."""
 
 
 def recommend(
@@ -74,7 +78,8 @@ def _for_slice(
     rows: dict[str, dict[str, int]],
     rng: np.random.Generator,
 ) -> Recommendation:
-    seen = measure(items, found, log)
+    at_hand = rows.get("sft", {})
+    seen = measure(items, found, log, at_hand.get(verdict.slice, 0) + at_hand.get("", 0))
     gates = _gates(verdict, seen, rows, rule)
     lift = {m: predicted(m, found.draws[verdict.slice], seen, rule, rng) for m in METHODS}
     worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) != "veto"}
@@ -112,7 +117,7 @@ def _for_slice(
     )
 
 
-def measure(items: list[EvalItem], found: Attribution, log: AnswerLog) -> Measured:
+def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int) -> Measured:
     """Collect the observables that recommend conditions on."""
     shaped = log.of("shaped")
     form = [i for i in items if (a := log.get("plain", i.id)).lenient and a.strict is False]
@@ -130,6 +135,7 @@ def measure(items: list[EvalItem], found: Attribution, log: AnswerLog) -> Measur
         pairs=any(i.judge or (i.chosen and i.rejected) for i in items),
         reach=reach(items, log),
         base_success=float(np.mean(any_success)) if any_success else 0.0,
+        rows=rows,
     )
 
 
@@ -149,9 +155,7 @@ def predicted(method: str, draws: Array, seen: Measured, rule: RuleConfig, rng: 
     """Draws of the expected rise of the slice's success rate: sum over classes of pi_c rho(method, c)."""
     lift = np.zeros(len(draws))
     for k, name in enumerate(CLASSES):
-        mean = rule.rho[method].get(name, 0.0)
-        if method == "dpo" and name == "preference" and seen.reach is not None and seen.reach >= rule.reach:
-            mean = rule.rho_dpo_in_reach
+        mean = _prior(method, name, seen, rule)
         hits, misses = _observed(method, name, seen)
         a, b = rule.rho_weight * mean + hits, rule.rho_weight * (1 - mean) + misses
         if a > 0:
@@ -159,9 +163,15 @@ def predicted(method: str, draws: Array, seen: Measured, rule: RuleConfig, rng: 
     return lift
 
 
-def train_command(out: str, overrides: list[str]) -> str:
-    """How train is started for this diagnosis; the method is appended."""
-    return " ".join(["python train.py", f"diagnosis={out}", *overrides])
+def _prior(method: str, name: str, seen: Measured, rule: RuleConfig) -> float:
+    """Prior mean of rho(method, class), conditional on what was observed."""
+    if method == "dpo" and name == "preference" and seen.reach is not None and seen.reach >= rule.reach:
+        return rule.rho_dpo_in_reach
+    row = rule.rho["sft_taught" if method == "sft" and seen.rows >= rule.taught_rows else method]
+    if name == "knowledge_absent" and not seen.has_context:
+        # Without a context this class stands for absent or skill; neither is likelier.
+        return float(row["knowledge_absent"] + row["knowledge_skill"]) / 2
+    return float(row.get(name, 0.0))
 
 
 def _observed(method: str, name: str, seen: Measured) -> tuple[float, float]:
@@ -277,7 +287,8 @@ def _command(r: Recommendation, start: str, healthy: list[str], rows: dict[str, 
     if not r.train_method:
         return _no_training(r.method)
     keep = [s for s in healthy if rows.get(r.train_method, {}).get(s)]
-    return f"{start} method={r.train_method} 'data.slices=[{','.join([*r.slices, *keep])}]'"
+    file = "" if any(rows.get(r.train_method, {}).values()) else f" data.{SOURCE[r.train_method]}=ROWS.jsonl"
+    return f"{start} method={r.train_method}{file} 'data.slices=[{','.join([*r.slices, *keep])}]'"
 
 
 def _no_training(best: str) -> str:

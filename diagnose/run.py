@@ -23,7 +23,7 @@ from diagnose.evalset import EvalSet, read_evalset, read_rows
 from diagnose.model import HFModel, check_end_token, render_sha
 from diagnose.probes import climb
 from diagnose.provenance import ROOT, provenance, write_json
-from diagnose.recommend import TRAINING, recommend, train_command
+from diagnose.recommend import SOURCE, TRAINING, recommend
 from diagnose.records import Diagnosis, Prompt
 from diagnose.report import render_report
 from diagnose.tracking import log_diagnosis
@@ -77,7 +77,7 @@ def conclude(
     rng = np.random.default_rng(config.seed)
     found = attribute(evalset, log, config.probes, config.rule, rng)
     judged = verdicts(evalset, log, found, config.rule)
-    command = train_command(str(config.out), _data_overrides(config.data))
+    command = f"python train.py diagnosis={shlex.quote(str(config.out))}"
     advice = recommend(evalset, judged, found, log, config.rule, rows, rng, command)
     decision = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
     return Diagnosis(
@@ -127,18 +127,7 @@ def rows_at_hand(data: DataConfig) -> dict[str, dict[str, int]]:
         counts[kind] = (
             Counter(str(row.get("slice", "")) for row, _ in read_rows(Path(path), data.columns)) if path else Counter()
         )
-    source = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
-    return {method: dict(counts[source[method]]) for method in TRAINING}
-
-
-def _data_overrides(data: DataConfig) -> list[str]:
-    """What train must be told so that it finds the same rows; the demo's are its default."""
-    demo = "tests/data/demo/"
-    given = {k: getattr(data, k) for k in ("sft", "preferences", "prompts")}
-    if all(v is None or v.startswith(demo) for v in given.values()):
-        return [] if any(given.values()) else ["data.sft=ROWS.jsonl", "data.preferences=PAIRS.jsonl"]
-    overrides = [f"data.{k}={shlex.quote(v)}" for k, v in given.items() if v]
-    return overrides + [shlex.quote(f"data.columns.{k}='{v}'") for k, v in data.columns.items()]
+    return {method: dict(counts[SOURCE[method]]) for method in TRAINING}
 
 
 def _identity(evalset: EvalSet, record: dict[str, Any], config: DiagnoseConfig) -> dict[str, str]:

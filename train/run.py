@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from diagnose.config import EvalSetConfig, ModelConfig
+from diagnose.config import DataConfig, EvalSetConfig, ModelConfig
 from diagnose.console import safe, short
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.evalset import read_evalset
@@ -35,7 +35,8 @@ def run(config: TrainConfig) -> None:
         RunFailed: the worker died.
     """
     diagnosis = read_diagnosis(config.diagnosis)
-    config = replace(config, model=merge_model(diagnosis["run"]["config"]["model"], config.model))
+    then = diagnosis["run"]["config"]
+    config = replace(config, model=merge_model(then["model"], config.model), data=merge_data(then["data"], config.data))
     items = _items(diagnosis)
     advised = _advised(diagnosis, config.method.name)
     slices = config.data.slices or _slices(diagnosis, advised)
@@ -68,6 +69,13 @@ def merge_model(measured: dict[str, Any], given: ModelConfig) -> ModelConfig:
         f.name: getattr(given, f.name) for f in fields(ModelConfig) if getattr(given, f.name) != getattr(blank, f.name)
     }
     return ModelConfig(**measured | changed)
+
+
+def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
+    """The rows given now, or those that the diagnosis was given; never a mixture of both."""
+    if given.sft or given.preferences or given.prompts:
+        return given
+    return replace(DataConfig(**diagnosed), slices=given.slices or diagnosed["slices"])
 
 
 def _items(diagnosis: dict[str, Any]) -> list[EvalItem]:
