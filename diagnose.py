@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig
 
 from diagnose.config import DiagnoseConfig, check_diagnose, load, own_groups, register_diagnose
-from diagnose.errors import guarded
+from diagnose.errors import attempt, guarded
 
 register_diagnose()
 
@@ -20,7 +20,11 @@ register_diagnose()
 @hydra.main(version_base="1.3", config_path="conf", config_name="diagnose")
 def main(cfg: DictConfig) -> None:
     """Compose, check, and only then import what is slow."""
-    config = load(cfg, DiagnoseConfig, "diagnose")
+    attempt(lambda: start(load(cfg, DiagnoseConfig, "diagnose")))
+
+
+def start(config: DiagnoseConfig) -> None:
+    """Check the config, then do the work."""
     check_diagnose(config)
     from diagnose.run import run
 

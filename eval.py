@@ -10,7 +10,7 @@ import hydra
 from omegaconf import DictConfig
 
 from diagnose.config import load
-from diagnose.errors import guarded
+from diagnose.errors import attempt, guarded
 from eval.config import EvalConfig, check_eval, register_eval, short_gate
 
 register_eval()
@@ -19,7 +19,11 @@ register_eval()
 @hydra.main(version_base="1.3", config_path="conf", config_name="eval")
 def main(cfg: DictConfig) -> None:
     """Compose, check, and only then import what is slow."""
-    config = load(cfg, EvalConfig, "eval")
+    attempt(lambda: start(load(cfg, EvalConfig, "eval")))
+
+
+def start(config: EvalConfig) -> None:
+    """Check the config, then do the work."""
     check_eval(config)
     from eval.run import run
 

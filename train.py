@@ -12,7 +12,7 @@ import hydra
 from omegaconf import DictConfig
 
 from diagnose.config import load
-from diagnose.errors import BadInput, guarded
+from diagnose.errors import BadInput, attempt, guarded
 from train.config import TrainConfig, check_train, register_train, resolve_recommended
 
 register_train()
@@ -21,7 +21,11 @@ register_train()
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Compose, check, and only then import what is slow."""
-    config = load(cfg, TrainConfig, "train")
+    attempt(lambda: start(load(cfg, TrainConfig, "train")))
+
+
+def start(config: TrainConfig) -> None:
+    """Check the config, then do the work."""
     check_train(config)
     from train.run import run
 

@@ -120,7 +120,7 @@ def gather(
 def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
     """Measured placebo rates of a slice: what succeeds without the active ingredient.
 
-    guess: chance that a wrong-or-lucky answer hits one given option of the item's type. With r the rate at which a given
+    guess: chance that a guess hits one given option of the item's type. With r the rate at which a given
     distractor is hit by failing answers, a uniform guesser over k options has r = 1/(k-1), so g = r / (1 + r).
     """
     floors = {"guess": _guess_rate(items, log)}
@@ -128,7 +128,7 @@ def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
     for name, answers, strict in (("shaped", own, True), ("given", other, False), ("follows_swap", swapped, False)):
         read = [a.strict if strict else a.lenient for i in items for a in answers.get(i.id, []) if a.strict is not None]
         if read:
-            floors[name] = float(np.mean(read))
+            floors[name] = _mean(read)
     duels = [_loses(i, a, b) for i in items for a, b in _pairs(log.of("self").get(i.id, []))]
     if duels:
         # Half a win and half a loss added: five samples without a loss do not prove that there is none.

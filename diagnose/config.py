@@ -165,18 +165,17 @@ def load(cfg: Any, schema: type[T], verb: str) -> T:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    config = OmegaConf.to_object(cfg)
-    assert isinstance(config, schema)
+    config: Any = OmegaConf.to_object(cfg)
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
-    given: str | None = config.out
-    if given is not None and sweep:
+    if config.out is not None and sweep:
         raise BadInput("out: one directory cannot hold the jobs of a sweep (-m); leave it out, or run one job")
-    if given is None:
+    if config.out is None:
         stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         method = getattr(getattr(config, "method", None), "name", None)
-        name = f"{stamp}_{method}_{getattr(config, 'seed', 0)}_{hydra.job.num}" if sweep else stamp
+        name = f"{stamp}_{method}_{config.seed}_{hydra.job.num}" if sweep else stamp
         config.out = f"outputs/{verb}/{name}"
+    assert isinstance(config, schema)
     return config
 
 

@@ -52,6 +52,7 @@ class Bars:
         self.progress.stop()
 
     def __call__(self, probe: str, done: int, planned: int) -> None:
+        """Advance the bar of a probe."""
         key = (probe, planned)
         if key not in self.tasks:
             self.tasks[key] = self.progress.add_task(self.title + probe, total=planned)

@@ -35,6 +35,26 @@ class Inconclusive(GapwiseError):
     exit_code = 4
 
 
+_ended: list[GapwiseError] = []
+
+
+def attempt(work: Callable[[], object]) -> None:
+    """Do a verb's work inside Hydra's job.
+
+    In a single run an expected error waits here for `guarded`, because Hydra would print its overrides above the
+    message; in a sweep it is raised, so that every launcher brings it to the parent process.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        work()
+    except GapwiseError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        _ended.append(error)
+
+
 def guarded(main: Callable[[], object]) -> int:
     """Run a Hydra main and turn what ends it into an exit code and one message on stderr.
 
@@ -46,6 +66,8 @@ def guarded(main: Callable[[], object]) -> int:
 
     try:
         main()
+        if _ended:
+            raise _ended.pop()
     except GapwiseError as error:
         print(f"\n{error}", file=sys.stderr)
         return error.exit_code

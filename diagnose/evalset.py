@@ -35,6 +35,7 @@ class EvalSet:
 
     @property
     def slices(self) -> list[str]:
+        """Names of all slices, sorted."""
         return sorted({name for item in self.items for name in item.slices})
 
 
@@ -119,6 +120,8 @@ def _item(row: dict[str, Any], where: str, config: EvalSetConfig) -> EvalItem:
     for name in TEXT_FIELDS:
         if not isinstance(row.get(name), str | None):
             raise BadInput(f"{where}: {name} is a {type(row[name]).__name__}; expected text")
+    optional: dict[str, Any] = {name: row.get(name) for name in TEXT_FIELDS}
+    optional |= {name: _texts(row.get(name, ()), name, where) for name in LIST_FIELDS}
     item = EvalItem(
         id=str(row.get("id", f"line-{where.rsplit(':', 1)[1]}")),
         slices=_texts(row.get("slice", "all"), "slice", where),
@@ -126,9 +129,8 @@ def _item(row: dict[str, Any], where: str, config: EvalSetConfig) -> EvalItem:
         targets=_texts(row.get("target", ()), "target", where),
         grader=grader,
         where=where,
-        **{name: row.get(name) for name in TEXT_FIELDS},
-        **{name: _texts(row.get(name, ()), name, where) for name in LIST_FIELDS},
         extra={key: value for key, value in row.items() if key not in OWN_FIELDS},
+        **optional,
     )
     if not item.targets and not item.chosen and not (grader["kind"] == "json" and grader.get("schema")):
         raise BadInput(f"{where}: neither target nor chosen; the {grader['kind']} grader needs one")

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from diagnose.config import ModelConfig
 from diagnose.errors import BadInput, Blocked
-from diagnose.records import Prompt
+from diagnose.records import EvalItem, Prompt
 
 LAYOUT = "user\\nassistant\\n\\n"
 """How turns are laid out for a model without a chat template."""
@@ -109,14 +109,17 @@ class HFModel:
 
     @property
     def render(self) -> dict[str, Any]:
+        """The render contract of this model."""
         return render_of(self.settings, self.tokenizer, self.ends)
 
     def fits(self, prompt: Prompt) -> bool:
+        """Does the prompt with max_new_tokens fit the window?"""
         return len(self.encode(prompt)) + self.max_new_tokens <= self.max_length
 
     def generate(
         self, prompts: Sequence[Prompt], keys: Sequence[str], n: int = 1, first: int = 0, temperature: float = 0.0
     ) -> list[list[Completion]]:
+        """See Model; the prompt is prefilled once for all its samples."""
         from diagnose.decode import decode, uniforms
 
         noise = None
@@ -137,6 +140,7 @@ class HFModel:
         return [done[i : i + n] for i in range(0, len(done), n)]
 
     def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
+        """See Model."""
         from diagnose.decode import score
 
         heads, tails = [], []
@@ -274,10 +278,29 @@ def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> Non
     if others and len(others) == len(said):
         token = max(others, key=lambda t: others[t])
         raise Blocked(
-            f"end token: the model is configured to end with {', '.join(map(repr, configured))}, but {others[token]} of "
-            f"{len(prompts)} free continuations ended with {token!r} and none with the configured one.\n"
+            f"end token: the model is configured to end with {', '.join(map(repr, configured))}, but "
+            f"{others[token]} of {len(prompts)} free continuations ended with {token!r}, none as configured.\n"
             f"  mend it:    model.eos_token={token!r}\n"
             f"  keep it:    model.eos_token={configured[0]!r}   (no further check)"
+        )
+
+
+def check_answer_length(model: HFModel, items: Sequence[EvalItem]) -> None:
+    """Refuse a limit that cuts off the wanted answers themselves: right answers would be read as wrong.
+
+    Raises:
+        BadInput: naming an item and a limit that suffices.
+    """
+    lengths = {
+        i.id: len(model.tokenizer(i.wanted, add_special_tokens=False)["input_ids"]) + 1 for i in items if i.wanted
+    }
+    cut = [i for i in items if lengths.get(i.id, 0) > model.max_new_tokens]
+    if cut:
+        longest = max(cut, key=lambda i: lengths[i.id])
+        need = lengths[longest.id]
+        raise BadInput(
+            f"model.max_new_tokens={model.max_new_tokens}: too short for the wanted answers of {len(cut)} items; "
+            f"{longest.where} ({longest.id}) needs {need}: set model.max_new_tokens={need + 8}"
         )
 
 

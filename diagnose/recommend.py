@@ -3,6 +3,7 @@ that do not (DESIGN §7). Training must beat the best arm that needs none."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -184,9 +185,9 @@ def _observed(method: str, name: str, seen: Measured) -> tuple[float, float]:
     return 0.0, 0.0
 
 
-def _tally(values: list[bool | None]) -> tuple[float, float]:
-    read = [bool(v) for v in values if v is not None]
-    return float(sum(read)), float(len(read) - sum(read))
+def _tally(values: Sequence[bool | None]) -> tuple[float, float]:
+    read = [v for v in values if v is not None]
+    return float(read.count(True)), float(read.count(False))
 
 
 def _gates(verdict: SliceVerdict, seen: Measured, rows: dict[str, dict[str, int]], rule: RuleConfig) -> dict[str, str]:
@@ -227,17 +228,20 @@ MEANING = {
 
 def _why(v: SliceVerdict, best: str, train: str | None, seen: Measured, lifts: dict[str, dict[str, float]]) -> str:
     parts = [MEANING.get((v.verdict, v.kind), "")]
-    if v.verdict == "format" and sum(seen.shaped):
-        parts.append(f"exemplars in the prompt repair {seen.shaped[0]:.0f} of {sum(seen.shaped):.0f} tries")
-    if v.verdict == "knowledge" and sum(seen.given):
-        parts.append(f"the oracle context repairs {seen.given[0]:.0f} of {sum(seen.given):.0f}")
+    if v.verdict == "format" and any(seen.shaped):
+        hits, misses = seen.shaped
+        parts.append(f"exemplars in the prompt repair {hits:.0f} of {hits + misses:.0f} tries")
+    if v.verdict == "knowledge" and any(seen.given):
+        hits, misses = seen.given
+        parts.append(f"the oracle context repairs {hits:.0f} of {hits + misses:.0f}")
     if v.verdict == "preference" and seen.reach is not None:
         parts.append(f"the preferred answer lies {seen.reach:+.1f} sd from the model's own samples")
     if best == "collect_data" and v.verdict == "insufficient":
         parts.append(f"about {v.needs_items} more items are needed")
     if train and train != best and best in lifts:
         parts.append(
-            f"{best} needs no training and is expected to lift {lifts[best]['mean']:.2f} against {lifts[train]['mean']:.2f} by {train}"
+            f"{best} needs no training and is expected to lift {lifts[best]['mean']:.2f}, "
+            f"{train} {lifts[train]['mean']:.2f}"
         )
     if not train and v.verdict in ("knowledge", "mixed", "format", "preference"):
         parts.append("no training with the rows at hand is expected to help")
@@ -255,9 +259,9 @@ def _why_not(
             out[m] = GATE_REASONS[m]
         else:
             cost = rule.cost[m] + rule.forget[m]
-            out[m] = (
-                f"expected lift {lifts[m]['mean']:.2f} ({lifts[m]['low']:.2f} to {lifts[m]['high']:.2f}), less {cost:.2f} for cost and forgetting"
-            )
+            x = lifts[m]
+            expected = f"expected lift {x['mean']:.2f} ({x['low']:.2f} to {x['high']:.2f})"
+            out[m] = f"{expected}, less {cost:.2f} for cost and forgetting"
     return out
 
 

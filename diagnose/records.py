@@ -25,6 +25,7 @@ class Prompt:
 
     @property
     def sha(self) -> str:
+        """Hash of what is asked."""
         return hashlib.sha256(json.dumps([self.turns, self.raw]).encode()).hexdigest()[:16]
 
 
@@ -52,6 +53,7 @@ class EvalItem:
 
     @property
     def judge(self) -> dict[str, Any] | None:
+        """Who says which of two right answers users like better."""
         return self.grader.get("judge")
 
     @property

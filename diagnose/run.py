@@ -20,7 +20,7 @@ from diagnose.console import Bars, show_diagnosis
 from diagnose.controls import grader_controls
 from diagnose.errors import BadInput
 from diagnose.evalset import EvalSet, read_evalset, read_rows
-from diagnose.model import HFModel, check_end_token, render_sha
+from diagnose.model import HFModel, check_answer_length, check_end_token, render_sha
 from diagnose.probes import climb
 from diagnose.provenance import ROOT, provenance, write_json
 from diagnose.recommend import SOURCE, TRAINING, recommend
@@ -43,6 +43,7 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     rows = rows_at_hand(config.data)
     out = Path(config.out or "")
     model = HFModel(config.model)
+    check_answer_length(model, evalset.items)
     check_end_token(model, [Prompt(i.turns) for i in evalset.items[:END_CHECK_PROMPTS]], config.seed)
     record = provenance(config) | {
         "device": model.device,

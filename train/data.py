@@ -31,6 +31,7 @@ class Rows:
 
     @property
     def by_slice(self) -> dict[str, int]:
+        """Rows per slice; '' holds those without one."""
         return dict(Counter(row["slice"] for row in self.rows))
 
     def summary(self) -> dict[str, Any]:

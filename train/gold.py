@@ -75,7 +75,8 @@ class GoldWatch(TrainerCallback):
     def story(self) -> str:
         """One sentence about reward and gold from the first to the last look."""
         first, last = self.history[0], self.history[-1]
-        return f"held-out reward {first['reward']:.2f} → {last['reward']:.2f}, gold {first['gold']:.2f} → {last['gold']:.2f}"
+        gold = f"gold {first['gold']:.2f} → {last['gold']:.2f}"
+        return f"held-out reward {first['reward']:.2f} → {last['reward']:.2f}, {gold}"
 
     def _look(self, model: Any, step: int) -> None:
         network = getattr(model, "module", model)

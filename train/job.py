@@ -4,18 +4,38 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from diagnose.config import DataConfig, ModelConfig, WandbConfig
 from diagnose.model import load_tokenizer
 from train.config import TrainConfig
 from train.data import Rows, for_trl
+
+SHOWN = ("loss", "learning_rate", "reward", "kl", "rewards/accuracies", "accuracy", "rewards/margins")
+"""Figures of the log that stand in the terminal; all of them go to W&B."""
+
+
+class StepLines(TrainerCallback):
+    """One short line per logged step, instead of the trainer's dictionaries."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.started = stage, time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Print step, figures and the time left."""
+        shown = [f"{k} {float(v):.3g}" for k in SHOWN if (v := (logs or {}).get(k)) is not None]
+        if shown and state.global_step and state.is_world_process_zero:
+            left = (time.monotonic() - self.started) * (state.max_steps / state.global_step - 1)
+            line = f"  {self.stage:<7} {state.global_step:>5}/{state.max_steps}  {'  '.join(shown)}  {left:.0f} s left"
+            print(line, file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -49,7 +69,7 @@ class Job:
             "bf16": cuda and torch.cuda.is_bf16_supported() and self.config.model.dtype != "float32",
             "gradient_checkpointing": cuda and self.config.model.dtype != "float32",
             "report_to": "wandb" if self.tracked and track else "none",
-            "disable_tqdm": not sys.stderr.isatty(),
+            "disable_tqdm": True,
             "save_total_limit": 1,
             "model_init_kwargs": {"dtype": _dtype(self.config.model)},
         }
@@ -73,6 +93,8 @@ class Job:
 
     def train(self, trainer: Any) -> dict[str, Any]:
         """Train, from the last checkpoint where a killed run left one; the log's figures by step."""
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(StepLines(Path(trainer.args.output_dir).name))
         folder = Path(trainer.args.output_dir)
         last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
         trainer.train(resume_from_checkpoint=last)

@@ -73,7 +73,8 @@ def _ends(tokenizer: Any, data: dict[str, Rows]) -> Check:
     ok = text.endswith(tokenizer.eos_token)
     message = f"the chat template ends answers with {tokenizer.eos_token!r}"
     if not ok:
-        message = f"the chat template ends answers with {text[-12:]!r}, not with the end token {tokenizer.eos_token!r}; set model.eos_token"
+        message = f"the chat template ends answers with {text[-12:]!r}, the end token is {tokenizer.eos_token!r}"
+        message += "; set model.eos_token"
     return Check("end token", ok, message)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 from diagnose.errors import Blocked
 from diagnose.verdicts import rate
@@ -35,7 +34,7 @@ def fit(job: Job) -> dict[str, Any]:
             f"{gate['accuracy']:.2f}; more or cleaner pairs are needed before RL"
         )
     watch = GoldWatch(job, held_out, score_with(job, reward_model), int(gate["every"]))
-    policy = fit_policy(job, reward_model, [r for r in training], watch)
+    policy = fit_policy(job, reward_model, training, watch)
     watch.restore_best(policy.model)
     job.save(policy.model)
     result = {"reward": metrics | {"held_out": judged}, "rloo": watch.summary()}
@@ -112,7 +111,7 @@ def held_out_accuracy(job: Job, reward_model: Any, rows: list[dict[str, Any]]) -
     return {"rate": right / len(columns), "n": found.n, "low": found.low, "high": found.high}
 
 
-def fit_policy(job: Job, reward_model: Any, rows: list[dict[str, Any]], watch: TrainerCallback) -> Any:
+def fit_policy(job: Job, reward_model: Any, rows: list[dict[str, Any]], watch: GoldWatch) -> Any:
     """RLOO against the reward model."""
     from trl import RLOOConfig, RLOOTrainer
 
@@ -125,8 +124,7 @@ def fit_policy(job: Job, reward_model: Any, rows: list[dict[str, Any]], watch: T
 
     given = {"max_completion_length": job.config.model.max_new_tokens} | job.config.method.args
     prompts = job.data["prompts"].rows if "prompts" in job.data else rows
-    held_out = getattr(watch, "prompts", set())
-    unique = {str(r["prompt"]): {"prompt": r["prompt"]} for r in prompts if str(r["prompt"]) not in held_out}
+    unique = {str(r["prompt"]): {"prompt": r["prompt"]} for r in prompts if str(r["prompt"]) not in watch.prompts}
     trainer = RLOOTrainer(
         model=str(job.config.model.path),
         reward_funcs=reward_model_score,

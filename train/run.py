@@ -137,7 +137,7 @@ def _show(config: TrainConfig, data: dict[str, Rows], checks: list[Check], advis
         console.print(f"  {mark} {check.name:<10} {safe(check.message)}", highlight=False)
     if not advised:
         console.print(
-            f"  [yellow]note[/yellow] the diagnosis does not recommend {config.method.name} for any slice; trained all the same"
+            f"  [yellow]note[/yellow] the diagnosis recommends {config.method.name} for no slice; trained all the same"
         )
     if stopped := [c for c in checks if c.blocks and not c.ok]:
         raise Blocked(
@@ -187,7 +187,9 @@ def _command(config: TrainConfig, out: Path) -> list[str]:
 def _environment(config: TrainConfig) -> dict[str, str]:
     """No telemetry; and one visible GPU for one process, because TRL refuses nn.DataParallel."""
     env = os.environ | {
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONWARNINGS": "ignore::FutureWarning",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
@@ -228,6 +230,7 @@ def _line(metrics: dict[str, Any]) -> str:
     if looks := metrics.get("gold_watch"):
         gold = "" if looks[0]["gold"] is None else f", gold {looks[0]['gold']:.2f} → {looks[-1]['gold']:.2f}"
         parts.append(
-            f"held-out reward {looks[0]['reward']:.2f} → {looks[-1]['reward']:.2f}{gold}, kept step {metrics['kept_step']}"
+            f"held-out reward {looks[0]['reward']:.2f} → {looks[-1]['reward']:.2f}{gold}, "
+            f"kept step {metrics['kept_step']}"
         )
     return "; ".join(parts)
