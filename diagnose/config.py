@@ -65,6 +65,7 @@ class RuleConfig:
     """Every threshold and prior of the verdict and the recommendation; values and sources stand in conf/rule/."""
 
     tau: float = 0.1
+    min_items: int = 16
     claim: float = 0.9
     mixed_share: float = 0.3
     kappa: float = 1.0

@@ -151,7 +151,7 @@ def _show_recommendation(console: Console, r: Recommendation) -> None:
     best = f"[bold]{r.method}[/bold]"
     train = f"; if you train: [bold]{r.train_method}[/bold]" if r.train_method and r.train_method != r.method else ""
     console.print(f"\n  {', '.join(map(safe, r.slices))}: {best}{train}")
-    if r.method != "none":
+    if r.train_method or r.method not in ("none", "collect_data"):
         expected = f"{short(lift['mean'])} \\[{short(lift['low'])}, {short(lift['high'])}]"
         console.print(f"    expected lift {expected} by {r.train_method or r.method}, P(best advice) {short(r.p_best)}")
     console.print(f"    why      {safe(r.why)}", highlight=False)

@@ -101,7 +101,9 @@ def _for_slice(
         train_method=train_method,
         slices=[verdict.slice],
         p_verdict=verdict.p_verdict,
-        p_best=p_best.get(best, verdict.p_verdict),
+        p_best=p_best[best]
+        if best in p_best
+        else float((np.array(list(worth.values())).max(0) < rule.min_lift).mean()),
         predicted_lift=shown.get(train_method or best, shown["none"]),
         lifts=shown,
         why=_why(verdict, best, train_method, seen, shown),

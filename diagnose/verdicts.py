@@ -75,7 +75,7 @@ def _decide(
     draws: Array, n: int, missing: tuple[str, ...], rule: RuleConfig
 ) -> tuple[str, str | None, float, dict[str, float]]:
     """verdict, kind, P(verdict), P of each possible verdict (DESIGN §6)."""
-    if n == 0:
+    if n < rule.min_items:
         return "insufficient", None, 0.0, {}
     mass = masses(draws)
     stacked = np.array([mass[g] for g in GAPS])
@@ -110,8 +110,8 @@ def _needs(draws: Array, n: int, rule: RuleConfig) -> int:
 
     Normal approximation: the standard error of the deciding difference shrinks with the square root of n.
     """
-    if n == 0:
-        return 16
+    if n < rule.min_items:
+        return rule.min_items - n
     mass = np.sort(np.array([m for m in masses(draws).values()]), 0)
     gap = mass.sum(0)
     deciding = min((mass[-1] - mass[-2], gap - rule.tau), key=lambda d: abs(d.mean()) / max(d.std(), 1e-9))
