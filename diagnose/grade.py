@@ -171,7 +171,8 @@ def _choice(item: EvalItem, text: str) -> tuple[bool, bool]:
     strict = said in gold or letters.get(said.rstrip(".)").lstrip("(")) in gold
     named = {letters[m] for m in re.findall(r"(?:^|[\s(])([A-Z])(?:[.):]|$)", text.strip()) if m in letters}
     named |= {c for c in item.choices if one_content(item, text, [c], [o for o in item.choices if o != c])}
-    return strict, len(named) == 1 and named <= gold
+    several = re.search(r"\b[A-Z]\s*(?:,|/|or|and)\s*[A-Z]\b", text)
+    return strict, len(named) == 1 and named <= gold and not several
 
 
 def _json(item: EvalItem, text: str) -> tuple[bool, bool]:

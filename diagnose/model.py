@@ -215,7 +215,7 @@ def load_tokenizer(settings: ModelConfig) -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     path = str(settings.path)
-    if ("/" in path or path.startswith(".")) and path.count("/") != 1 and not Path(path).is_dir():
+    if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
         raise BadInput(f"model.path={path}: no such directory")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

@@ -1,0 +1,122 @@
+"""Paired statistics against published or hand-computed values, and the verdicts of CONTRACTS."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eval.compare import _verdict, best_and_regret, minimum_detectable, paired_interval, paired_p
+from eval.config import GateConfig, check_eval, short_gate
+from eval.records import RunResult, SliceDelta
+
+
+def table(both: int, gained: int, lost: int, neither: int) -> np.ndarray:
+    """[items, 2] successes before and after."""
+    rows = [(1, 1)] * both + [(0, 1)] * gained + [(1, 0)] * lost + [(0, 0)] * neither
+    return np.array(rows, float)
+
+
+def test_swapping_before_and_after_mirrors_the_interval() -> None:
+    low, high = paired_interval(table(36, 12, 2, 3), 0.95)
+    mirrored = paired_interval(table(36, 12, 2, 3)[:, ::-1], 0.95)
+    assert mirrored == (pytest.approx(-high), pytest.approx(-low))
+    assert low < 10 / 53 < high
+
+
+def test_the_interval_covers_the_truth() -> None:
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(400):
+        kind = rng.choice(4, 50, p=[0.4, 0.25, 0.1, 0.25])
+        success = np.array([[(1, 1), (0, 1), (1, 0), (0, 0)][k] for k in kind], float)
+        low, high = paired_interval(success, 0.95)
+        hits += low <= 0.15 <= high
+    assert 0.92 <= hits / 400 <= 0.99
+
+
+def test_exact_mcnemar() -> None:
+    assert paired_p(table(10, 8, 1, 5)) == pytest.approx(2 * (1 + 9) / 2**9)
+    assert paired_p(table(10, 0, 0, 5)) == 1.0
+
+
+def test_clusters_widen_the_interval_and_weaken_the_test() -> None:
+    success, clusters = table(20, 20, 0, 20), [f"c{i // 10}" for i in range(60)]
+    plain, clustered = paired_interval(success, 0.95), paired_interval(success, 0.95, clusters)
+    assert clustered[1] - clustered[0] > plain[1] - plain[0]
+    assert paired_p(success, clusters) > paired_p(success)
+
+
+def test_no_change_is_not_certainty() -> None:
+    low, high = paired_interval(table(56, 0, 0, 0), 0.90)
+    assert -0.06 < low < 0 < high < 0.06
+    assert minimum_detectable(table(56, 0, 0, 0)) > 0
+
+
+def delta(name: str, role: str, low: float, high: float, verdict: str = "tie") -> SliceDelta:
+    empty = {"before": None, "after": None}
+    return SliceDelta(
+        slice=name, n=50, measure="strict", before=0.5, after=0.5, delta=(low + high) / 2, low=low, high=high, p=0.5,
+        p_holm=0.5, mde=0.1, fixed=[], broken=[], strict=empty, lenient=empty, accepted=empty, arms={}, reversion=None,
+        confidence_when_wrong=empty, predicted=None, role=role, verdict=verdict,
+    )  # fmt: skip
+
+
+STEADY = {"equivalent": True, "n": 50, "delta": 0.0, "low": -0.02, "high": 0.02}
+MOVED = STEADY | {"equivalent": False, "delta": -0.2}
+UP, FLAT, DOWN = (0.1, 0.3), (-0.1, 0.1), (-0.3, -0.1)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "guard", "expected"),
+    [
+        ([delta("t", "target", *UP, "better")], STEADY, "PASS"),
+        ([delta("t", "target", *UP, "better")], MOVED, "INCONCLUSIVE"),
+        ([delta("t", "target", *FLAT)], STEADY, "INCONCLUSIVE"),
+        ([delta("t", "target", *UP, "better"), delta("o", "other", *DOWN, "worse")], STEADY, "WARN"),
+        ([delta("t", "target", *UP, "better"), delta("c", "critical", *DOWN, "worse")], STEADY, "BLOCK"),
+        ([delta("t", "target", *UP, "better"), delta("c", "critical", *FLAT)], STEADY, "PASS"),
+    ],
+)
+def test_verdicts(deltas: list[SliceDelta], guard: dict[str, object], expected: str) -> None:
+    assert _verdict(deltas, guard, GateConfig(critical=["c"]))[0] == expected
+
+
+def result(method: str, seed: int) -> RunResult:
+    return RunResult(
+        run=f"{method}{seed}",
+        method=method,
+        seed=seed,
+        slices=[],
+        guard={},
+        predicted_lift={},
+        verdict="PASS",
+        reason="",
+    )
+
+
+def test_regret_is_a_tie_between_equals_and_real_between_unequals() -> None:
+    rng = np.random.default_rng(0)
+    items = [f"i{k}" for k in range(200)]
+    same = {run: {i: float(rng.random() < 0.8) for i in items} for run in ("sft0", "dpo0")}
+    best, regret = best_and_regret([result("sft", 0), result("dpo", 0)], same, "sft")
+    assert regret is not None and regret["tie"]
+    apart = {"sft0": dict.fromkeys(items, 0.0), "dpo0": dict.fromkeys(items, 1.0)}
+    best, regret = best_and_regret([result("sft", 0), result("dpo", 0)], apart, "sft")
+    assert best == "dpo"
+    assert regret is not None and not regret["tie"] and regret["regret"] == 1.0
+
+
+def test_gate_true_is_short_for_enabled() -> None:
+    assert short_gate(["gate=true", "gate.margin=.1"]) == ["gate.enabled=true", "gate.margin=.1"]
+
+
+def test_impossible_settings_are_named() -> None:
+    from diagnose.errors import BadInput
+    from eval.config import EvalConfig
+
+    for config, says in (
+        (EvalConfig(), "runs: missing"),
+        (EvalConfig(runs="x", arms=["magic"]), "arms: unknown"),
+        (EvalConfig(runs="x", gate=GateConfig(margin=2)), "gate.margin=2"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            check_eval(config)

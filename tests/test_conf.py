@@ -1,0 +1,145 @@
+"""Every checked-in YAML composes to a typed config, and wrong overrides end with one message and exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_verb
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from diagnose.config import DiagnoseConfig, own_groups, register_diagnose
+from diagnose.errors import BadInput
+from eval.config import EvalConfig, register_eval
+from train.config import TrainConfig, check_train, lora_fields, register_train, trl_fields
+
+CONF = ROOT / "conf"
+
+
+@pytest.fixture(autouse=True)
+def schemas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAPWISE_DATA", "somewhere")
+    register_diagnose()
+    register_train()
+    register_eval()
+
+
+def composed(verb: str, *overrides: str) -> object:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_object(compose(verb, list(overrides)))
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+DIAGNOSE = [f"{g}={o}" for g in ("model", "evalset", "probes", "rule", "data", "wandb") for o in options(g)]
+TRAIN = [f"{g}={o}" for g in ("method", "lora", "data", "wandb") for o in options(g)]
+TRAIN += [f"+experiment={o}" for o in options("experiment")]
+
+
+@pytest.mark.parametrize("override", DIAGNOSE)
+def test_diagnose_composes(override: str) -> None:
+    assert isinstance(composed("diagnose", override), DiagnoseConfig)
+
+
+@pytest.mark.parametrize("override", TRAIN)
+def test_train_composes_and_its_fields_exist(override: str) -> None:
+    config = composed("train", override)
+    assert isinstance(config, TrainConfig)
+    check_train(config)
+
+
+def test_eval_composes() -> None:
+    assert isinstance(composed("eval"), EvalConfig)
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_training_settings_of_every_model_are_fields_of_trl(name: str) -> None:
+    config = composed("diagnose", f"model={name}")
+    assert isinstance(config, DiagnoseConfig)
+    assert set(config.model.train) == {"sft", "dpo", "reward", "rloo"}
+    for stage, settings in config.model.train.items():
+        assert set(settings) <= trl_fields(stage)
+
+
+def test_fields_read_from_source_are_the_real_ones() -> None:
+    from dataclasses import fields
+
+    from peft import LoraConfig
+    from trl import DPOConfig, RewardConfig, RLOOConfig, SFTConfig
+
+    for stage, config in (("sft", SFTConfig), ("dpo", DPOConfig), ("reward", RewardConfig), ("rloo", RLOOConfig)):
+        assert {f.name for f in fields(config) if f.init} <= trl_fields(stage)
+    assert {f.name for f in fields(LoraConfig) if f.init} <= lora_fields()
+
+
+def test_every_yaml_says_how_it_is_used() -> None:
+    for path in CONF.rglob("*.yaml"):
+        assert path.read_text().startswith("#"), path
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides", "says"),
+    [
+        ("diagnose", ["model.pth=x"], "model.pth"),
+        ("diagnose", ["seed=many"], "seed"),
+        ("diagnose", ["model=gpt9"], "gpt9"),
+        ("diagnose", ["probes.enabled=[magic]"], "probes.enabled"),
+        ("diagnose", ["model.kind=magic"], "model.kind=magic"),
+        ("diagnose", ["evalset.path=nowhere.jsonl"], "nowhere.jsonl"),
+        ("diagnose", ["-m", "out=x", "seed=0,1"], "out:"),
+        ("train", ["method=sft"], "diagnosis: missing"),
+        ("train", ["diagnosis=nowhere", "method=sft"], "diagnosis=nowhere"),
+        ("train", ["diagnosis=nowhere", "method=ppo"], "ppo"),
+        ("train", ["diagnosis=nowhere", "method=sft", "method.args.learning_rat=1"], "did you mean learning_rate"),
+        ("train", ["diagnosis=nowhere", "lora.rank=4"], "lora.rank"),
+        ("train", ["method=recommended"], "needs diagnosis=DIR"),
+        ("eval", ["diagnosis=nowhere"], "runs: missing"),
+        ("eval", ["diagnosis=nowhere", "runs=x"], "diagnosis=nowhere"),
+    ],
+)
+def test_wrong_overrides_end_with_one_message(verb: str, overrides: list[str], says: str) -> None:
+    done = run_verb(verb, *overrides)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["diagnose", "train", "eval"])
+def test_help_and_config_errors_do_not_import_torch(verb: str) -> None:
+    code = (
+        f"import sys, runpy; sys.argv = ['{verb}.py', 'diagnosis=nowhere' if '{verb}' != 'diagnose' else 'model.kind=x']\n"
+        f"try: runpy.run_path('{verb}.py', run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 2, end.code\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    helped = run_verb(verb, "--help")
+    assert helped.returncode == 0
+    assert "python diagnose.py" in helped.stdout
+
+
+def test_own_paths_do_not_inherit_the_demo() -> None:
+    assert own_groups(["model.path=x"]) == ["model.path=x", "model=own"]
+    assert own_groups(["model=qwen3_8b", "model.path=x"]) == ["model=qwen3_8b", "model.path=x"]
+    assert own_groups(["evalset.path=x"])[1:] == ["evalset=own", "data=own"]
+    assert own_groups(["seed=1"]) == ["seed=1"]
+
+
+def test_a_method_s_own_misspelt_stage_is_refused() -> None:
+    config = TrainConfig()
+    config.method.first = {"learning_rate": 1.0}
+    with pytest.raises(BadInput, match="one stage only"):
+        check_train(config)
+
+
+def test_paths_of_checked_in_configs_exist() -> None:
+    config = composed("diagnose")
+    assert isinstance(config, DiagnoseConfig)
+    for path in (config.model.path, config.evalset.path, config.data.sft, config.data.preferences, config.data.prompts):
+        assert path is not None and (ROOT / Path(path)).exists(), path
