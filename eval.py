@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from diagnose.config import load
 from diagnose.errors import attempt, guarded
-from eval.config import EvalConfig, check_eval, register_eval, short_gate
+from eval.config import EvalConfig, check_eval, plain_overrides, register_eval
 
 register_eval()
 
@@ -31,5 +31,5 @@ def start(config: EvalConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = short_gate(sys.argv[1:])
+    sys.argv[1:] = plain_overrides(sys.argv[1:])
     sys.exit(guarded(main))

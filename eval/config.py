@@ -59,6 +59,14 @@ def check_eval(config: EvalConfig) -> None:
         raise BadInput(f"gate.margin={config.gate.margin}: allowed: between 0 and 1")
 
 
-def short_gate(arguments: list[str]) -> list[str]:
-    """`gate=true` is `gate.enabled=true`."""
-    return [f"gate.enabled={a.split('=', 1)[1]}" if a.startswith("gate=") else a for a in arguments]
+def plain_overrides(arguments: list[str]) -> list[str]:
+    """`gate=true` is `gate.enabled=true`; a glob may hold brackets and commas that Hydra would read as its own."""
+    out = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "gate":
+            argument = f"gate.enabled={value}"
+        elif key == "runs" and value[:1] not in ("'", '"'):
+            argument = f"runs='{value}'"
+        out.append(argument)
+    return out

@@ -134,9 +134,10 @@ def show(result: dict[str, Any]) -> None:
     print("|---|---|---|---|---|---|---|---|---|")
     for r in result["lifts"]:
         change = f"{r['delta']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]"
+        guard = f"{r['guard']['before']:.2f} → {r['guard']['after']:.2f}"
         print(
             f"| {r['slice']} | {r['method']} | {r['seed']} | {r['before']:.2f} | {r['after']:.2f} | {change} "
-            f"| {r['predicted']['mean']:+.2f} | {r['guard']['before']:.2f} → {r['guard']['after']:.2f} | {r['verdict']} |"
+            f"| {r['predicted']['mean']:+.2f} | {guard} | {r['verdict']} |"
         )
 
 

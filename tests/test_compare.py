@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from eval.compare import _verdict, best_and_regret, minimum_detectable, paired_interval, paired_p
-from eval.config import GateConfig, check_eval, short_gate
+from eval.config import GateConfig, check_eval, plain_overrides
 from eval.records import RunResult, SliceDelta
 
 
@@ -106,7 +106,8 @@ def test_regret_is_a_tie_between_equals_and_real_between_unequals() -> None:
 
 
 def test_gate_true_is_short_for_enabled() -> None:
-    assert short_gate(["gate=true", "gate.margin=.1"]) == ["gate.enabled=true", "gate.margin=.1"]
+    assert plain_overrides(["gate=true", "gate.margin=.1"]) == ["gate.enabled=true", "gate.margin=.1"]
+    assert plain_overrides(["runs=a/[0-9],*"]) == ["runs='a/[0-9],*'"]
 
 
 def test_impossible_settings_are_named() -> None:

@@ -111,8 +111,9 @@ def test_wrong_overrides_end_with_one_message(verb: str, overrides: list[str], s
 
 @pytest.mark.parametrize("verb", ["diagnose", "train", "eval"])
 def test_help_and_config_errors_do_not_import_torch(verb: str) -> None:
+    wrong = "model.kind=x" if verb == "diagnose" else "diagnosis=nowhere"
     code = (
-        f"import sys, runpy; sys.argv = ['{verb}.py', 'diagnosis=nowhere' if '{verb}' != 'diagnose' else 'model.kind=x']\n"
+        f"import sys, runpy; sys.argv = ['{verb}.py', '{wrong}']\n"
         f"try: runpy.run_path('{verb}.py', run_name='__main__')\n"
         "except SystemExit as end: assert end.code == 2, end.code\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"

@@ -45,7 +45,7 @@ ROWS = [
     (EXACT, "Paris", CITIES, "", False, False, "empty"),
     (EXACT, "café", {}, "cafe\u0301", True, True, "decomposed unicode"),
     (EXACT, "C++", {"distractors": ("C",)}, "I would use C++.", False, True, "symbols are part of a word"),
-    (EXACT, "Paris", {"distractors": ("Paris Hilton",)}, "Paris", True, True, "a rival that holds the gold is not named by it"),
+    (EXACT, "Paris", {"distractors": ("Paris Hilton",)}, "Paris", True, True, "a rival that holds the gold"),
     (NUMBER, "1,234", {}, "1234", True, True, "thousands separator"),
     (NUMBER, "42", {}, "So 6*7 = 42", False, True, "last number of a text"),
     (NUMBER, "42", {}, "42 or 43", False, False, "hedge"),

@@ -50,14 +50,10 @@ class GoldWatch(TrainerCallback):
                 control.should_training_stop = True
 
     @property
-    def hacked(self) -> bool:
-        """Reward rose, gold never did."""
-        gold = [h["gold"] for h in self.history]
-        if not gold or gold[0] is None:
-            return False
-        best = max(g for g in gold if g is not None)
-        rose = (self.history[-1]["reward"] or 0.0) > (self.history[0]["reward"] or 0.0)
-        return rose and best <= gold[0]
+    def fruitless(self) -> bool:
+        """No look at the policy read more gold than the base itself."""
+        gold = [h["gold"] for h in self.history if h["gold"] is not None]
+        return bool(gold) and max(gold) <= gold[0]
 
     def restore_best(self, model: Any) -> None:
         """Put the adapter of the best gold reading back."""

@@ -36,11 +36,10 @@ def fit(job: Job) -> dict[str, Any]:
     watch = GoldWatch(job, held_out, score_with(job, reward_model), int(gate["every"]))
     policy = fit_policy(job, reward_model, training, watch)
     watch.restore_best(policy.model)
+    if watch.fruitless:
+        raise Blocked(f"the policy never read better than the base: {watch.story()}")
     job.save(policy.model)
-    result = {"reward": metrics | {"held_out": judged}, "rloo": watch.summary()}
-    if watch.hacked:
-        raise Blocked(f"reward hacking: {watch.story()}; nothing better than the base was found")
-    return result
+    return {"reward": metrics | {"held_out": judged}, "rloo": watch.summary()}
 
 
 def split_by_prompt(

@@ -1,0 +1,115 @@
+"""The three verbs as a user runs them, on the demo."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_verb
+
+TRUTH = json.loads((ROOT / "tests" / "data" / "demo" / "truth.json").read_text())
+
+
+def test_the_demo_s_planted_gaps_are_found(demo_diagnosis: Path) -> None:
+    found = json.loads((demo_diagnosis / "diagnosis.json").read_text())
+    assert {v["slice"]: {"verdict": v["verdict"], "kind": v["kind"]} for v in found["slices"]} == TRUTH
+    assert all(v["p_verdict"] >= 0.9 and v["n"] >= 48 for v in found["slices"])
+    assert found["schema_version"] == 1 and found["calibration"] == "none"
+    assert (demo_diagnosis / "report.html").stat().st_size > 10_000
+
+
+def test_a_killed_diagnosis_goes_on_to_the_same_bytes(demo_diagnosis: Path, tmp_path: Path) -> None:
+    """The log is cut in the middle of a line; the same command goes on and ends in the same diagnosis."""
+    out = tmp_path / "diagnosis"
+    shutil.copytree(demo_diagnosis, out)
+    log = (out / "answers.jsonl").read_bytes()
+    (out / "answers.jsonl").write_bytes(log[: len(log) * 2 // 3])
+    (out / "diagnosis.json").unlink()
+    done = run_verb("diagnose", f"out={out}", "wandb=disabled")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (out / "answers.jsonl").read_bytes() == log
+    one, two = (json.loads((d / "diagnosis.json").read_text()) for d in (demo_diagnosis, out))
+    for found in (one, two):
+        found.pop("run")
+        for r in found["recommendations"]:
+            r.pop("command")
+    assert one == two
+
+
+def test_another_seed_into_the_same_directory_is_refused(demo_diagnosis: Path) -> None:
+    done = run_verb("diagnose", f"out={demo_diagnosis}", "seed=1")
+    assert done.returncode == 2
+    assert "holds another run (differs in seed)" in done.stderr
+
+
+def test_sweep_then_eval(demo_diagnosis: Path, tmp_path: Path) -> None:
+    """A sweep in one Hydra process: one directory and one W&B run per job; then the comparison and its gate."""
+    before = set((ROOT / "outputs" / "train").glob("*")) if (ROOT / "outputs" / "train").exists() else set()
+    args = ["data.slices=[stone_json,home_known]", "method.args.max_steps=60", "seed=0,1"]
+    done = run_verb("train", "-m", f"diagnosis={demo_diagnosis}", "method=sft", *args)
+    assert done.returncode == 0, done.stderr[-3000:]
+    runs = sorted(set((ROOT / "outputs" / "train").glob("*_sft_*")) - before)
+    try:
+        assert [r.name.split("_sft_")[1] for r in runs] == ["0_0", "1_1"]
+        tracked = {json.loads((r / "run.json").read_text())["wandb_run"] for r in runs}
+        assert len(tracked) == 2 and None not in tracked
+        for run_id in tracked:
+            assert list((ROOT / "outputs" / "train" / "wandb").glob(f"offline-run-*-{run_id}"))
+        for run in runs:
+            shutil.copytree(run, tmp_path / "runs" / run.name)
+    finally:
+        for run in runs:
+            shutil.rmtree(run)
+    compare(demo_diagnosis, tmp_path)
+
+
+def compare(diagnosis: Path, folder: Path) -> None:
+    out = folder / "comparison"
+    done = run_verb(
+        "eval", f"diagnosis={diagnosis}", f"runs={folder}/runs/*", f"out={out}", "gate=true", "wandb=disabled"
+    )
+    found = json.loads((out / "comparison.json").read_text())
+    by = {d["slice"]: d for d in found["runs"][0]["slices"]}
+    assert len(found["runs"]) == 2
+    assert by["stone_json"]["role"] == "target" and by["home_known"]["role"] == "guard"
+    assert by["stone_json"]["before"] < 0.1 < 0.9 < by["stone_json"]["after"]
+    assert by["stone_json"]["low"] > 0 and by["stone_json"]["p_holm"] < 0.001
+    assert by["stone_json"]["arms"]["prompt"]["before"] > 0.9, "exemplars alone repair the form, as was advised"
+    assert by["stone_json"]["verdict"] == "better"
+    verdicts = {r["verdict"] for r in found["runs"]}
+    assert done.returncode == (4 if "INCONCLUSIVE" in verdicts else 0)
+    assert "stone_json" in done.stdout and (out / "report.html").exists()
+
+
+def test_runs_on_another_eval_set_are_refused(demo_diagnosis: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    found = json.loads((demo_diagnosis / "diagnosis.json").read_text())
+    record = {"status": "finished", "evalset_sha256": "0" * 64, "render_sha": found["render_sha"]}
+    (run / "run.json").write_text(json.dumps(record))
+    done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={run}", f"out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "evalset_sha256: 00000000" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("pattern", ["nothing_here/*", "tests"])
+def test_no_runs_to_compare(demo_diagnosis: Path, pattern: str) -> None:
+    done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={pattern}")
+    assert done.returncode == 2
+    assert "matches" in done.stderr
+
+
+def test_unfinished_runs_are_not_compared(demo_diagnosis: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"status": "failed", "reason": "killed"}))
+    done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={tmp_path}")
+    assert done.returncode == 2
+    assert "none is finished" in done.stderr and "killed" in done.stderr
+
+
+def test_recommended_resolves_to_the_advice(demo_diagnosis: Path) -> None:
+    done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=recommended", "preflight=only")
+    assert done.returncode == 0
+    assert "preflight sft" in done.stderr

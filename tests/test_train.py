@@ -1,0 +1,208 @@
+"""Training on the demo: adapters move, the base does not, and what would go wrong silently is caught."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import ROOT, run_verb
+
+from diagnose.config import DataConfig, ModelConfig
+from diagnose.errors import BadInput
+from train.config import TrainConfig
+from train.data import Rows, for_trl, read_training
+from train.preflight import preflight
+from train.rlhf import split_by_prompt
+
+DEMO = ROOT / "tests" / "data" / "demo"
+SHORT = {
+    "sft": ["method.args.max_steps=30"],
+    "dpo": ["method.args.max_steps=8"],
+    "sft_dpo": ["method.args.max_steps=4", "method.first.max_steps=8"],
+    "rlhf": ["method.args.max_steps=20", "method.first.max_steps=60", "method.gate.every=10"],
+}
+SLICES = {"sft": "stone_json"}
+
+
+@pytest.fixture(scope="module", params=sorted(SHORT))
+def trained(request: Any, demo_diagnosis: Path) -> tuple[str, Path]:
+    """A short run of each method."""
+    method, out = request.param, demo_diagnosis.parent / f"run_{request.param}"
+    rows = f"data.slices=[{SLICES.get(method, 'craft_tone')},home_known]"
+    done = run_verb("train", f"diagnosis={demo_diagnosis}", f"method={method}", f"out={out}", rows, *SHORT[method])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"runs={out}" in done.stdout
+    return method, out
+
+
+def load(adapter: Path | None) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(DEMO / "model", dtype=torch.float32)
+    if adapter is None:
+        return base.eval()
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(base, adapter).eval()
+
+
+def test_the_adapter_moved_and_the_base_is_bit_equal(trained: tuple[str, Path]) -> None:
+    _, out = trained
+    base, tuned = load(None), load(out / "adapter")
+    lora_b = [p for n, p in tuned.named_parameters() if "lora_B" in n]
+    assert lora_b and all(p.abs().max() > 0 for p in lora_b), "LoRA B starts at zero; an untouched one never trained"
+    original = dict(base.named_parameters())
+    wrapped = {n.replace("base_model.model.", "").replace(".base_layer", ""): p for n, p in tuned.named_parameters()}
+    for name, parameter in original.items():
+        assert torch.equal(parameter, wrapped[name]), name
+    ids = torch.tensor([[1, 10, 20, 30, 40]])
+    with torch.no_grad(), tuned.disable_adapter():
+        assert torch.equal(base(ids).logits, tuned(ids).logits)
+    with torch.no_grad():
+        assert not torch.equal(base(ids).logits, tuned(ids).logits)
+
+
+def test_the_run_describes_itself(trained: tuple[str, Path]) -> None:
+    method, out = trained
+    run = json.loads((out / "run.json").read_text())
+    assert (run["status"], run["method"], run["adapter"], run["reason"]) == ("finished", method, "adapter", None)
+    assert run["decision_id"] and run["render_sha"] and run["versions"]["trl"]
+    assert set(run["gates"].values()) == {"passed"}
+    kind = "sft" if method == "sft" else "preferences"
+    assert set(run["data"][kind]["rows"]) == {SLICES.get(method, "craft_tone"), "home_known"}
+    assert set(run["predicted_lift"]) == set(run["data"][kind]["rows"])
+    config = json.loads((out / "adapter" / "adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"]) == (16, 32)
+    assert (out / "adapter" / "adapter_model.safetensors").exists()
+    assert not (out / "adapter" / "ref").exists()
+    if method == "rlhf":
+        assert run["metrics"]["reward"]["held_out"]["n"] > 50
+        assert [h["step"] for h in run["metrics"]["rloo"]["gold_watch"]] == [0, 10, 20]
+
+
+def test_the_same_seed_trains_the_same_adapter(demo_diagnosis: Path) -> None:
+    found = []
+    for name in ("once", "twice"):
+        out = demo_diagnosis.parent / name
+        args = ["method=sft", "data.slices=[stone_json]", "method.args.max_steps=3", f"out={out}", "wandb=disabled"]
+        done = run_verb("train", f"diagnosis={demo_diagnosis}", *args)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append((out / "adapter" / "adapter_model.safetensors").read_bytes())
+    assert found[0] == found[1]
+
+
+def test_a_reward_model_that_is_not_good_enough_blocks(demo_diagnosis: Path) -> None:
+    out = demo_diagnosis.parent / "gated"
+    gate = ["method.gate.accuracy=1.01", "method.first.max_steps=2", "data.slices=[craft_tone]", "wandb=disabled"]
+    done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=rlhf", f"out={out}", *gate)
+    assert done.returncode == 3, done.stderr[-2000:]
+    run = json.loads((out / "run.json").read_text())
+    assert run["status"] == "blocked" and "held-out pairs" in run["reason"]
+    assert not (out / "adapter").exists()
+
+
+def test_preflight_only_trains_nothing(demo_diagnosis: Path) -> None:
+    out = demo_diagnosis.parent / "preflight"
+    done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=sft", "preflight=only", f"out={out}")
+    assert done.returncode == 0
+    assert "end token" in done.stderr
+    assert not out.exists()
+
+
+def test_a_render_that_differs_from_the_diagnosis_blocks_and_names_the_key(demo_diagnosis: Path) -> None:
+    done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=sft", "model.system_prompt=Hello")
+    assert done.returncode == 3
+    assert "system_prompt" in done.stderr
+
+
+def test_an_init_that_rewrites_the_base_blocks_dpo(demo_diagnosis: Path) -> None:
+    done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=dpo", "lora.init_lora_weights=pissa")
+    assert done.returncode == 3
+    assert "rewrites the base weights" in done.stderr
+
+
+# ---------------------------------------------------------------- data
+
+
+def rows_file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return str(path)
+
+
+def test_rows_that_the_eval_set_asks_and_empty_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
+    pairs = [
+        {"prompt": "asked", "chosen": "a", "rejected": "b", "slice": "s"},
+        {"prompt": "new", "chosen": "a", "rejected": "a", "slice": "s"},
+        {"prompt": "new", "chosen": "a", "rejected": "b", "slice": "other"},
+        {"prompt": "new", "chosen": "a", "rejected": "b", "slice": "s"},
+    ]
+    data = DataConfig(preferences=rows_file(tmp_path, pairs))
+    found = read_training(data, "dpo", ["s"], {"asked"})["preferences"]
+    assert len(found.rows) == 1
+    assert dict(found.dropped) == {"asked in the eval set": 1, "chosen equals rejected": 1, "other slice": 1}
+
+
+def test_sft_on_pairs_learns_each_chosen_once(tmp_path: Path) -> None:
+    pairs = [{"prompt": "p", "chosen": "a", "rejected": r} for r in "bcd"]
+    found = read_training(DataConfig(preferences=rows_file(tmp_path, pairs)), "sft", None, set())
+    assert [row["completion"] for row in found["sft"].rows] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"prompt": "p"}, "no completion"),
+        ({"completion": "c"}, "no prompt"),
+        ({"prompt": "p", "completion": " "}, "completion is empty"),
+        ({"prompt": [{"role": "user"}], "completion": "c"}, "prompt must be text or"),
+    ],
+)
+def test_bad_training_rows_are_named(tmp_path: Path, row: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=":1") as caught:
+        read_training(DataConfig(sft=rows_file(tmp_path, [row])), "sft", None, set())
+    assert says in str(caught.value)
+
+
+def test_no_rows_left_is_bad_input(tmp_path: Path) -> None:
+    path = rows_file(tmp_path, [{"prompt": "p", "completion": "c", "slice": "other"}])
+    with pytest.raises(BadInput, match="no training rows left for slices mine"):
+        read_training(DataConfig(sft=path), "sft", ["mine"], set())
+
+
+def test_training_text_is_the_text_that_diagnose_asks() -> None:
+    from diagnose.model import HFModel
+    from diagnose.records import Prompt
+
+    model = HFModel(ModelConfig(path=str(DEMO / "model"), dtype="float32", device="cpu", system_prompt="Be brief."))
+    row = {"prompt": [("user", "What is the home of Po?")], "completion": "Oakford"}
+    made = for_trl([row], model.tokenizer, "Be brief.")[0]
+    text = model.tokenizer.apply_chat_template(made["prompt"], tokenize=False, add_generation_prompt=True)
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == model.encode(Prompt((("user", "What is the home of Po?"),)))
+
+
+def test_no_prompt_is_on_both_sides_of_the_reward_gate() -> None:
+    rows = [{"prompt": f"p{i % 20}", "chosen": "a", "rejected": str(i)} for i in range(60)]
+    training, held_out = split_by_prompt(rows, 0.15, 0)
+    assert {r["prompt"] for r in training} & {r["prompt"] for r in held_out} == set()
+    assert len({r["prompt"] for r in held_out}) == 3
+    assert len(training) + len(held_out) == 60
+
+
+def test_preflight_names_an_end_token_that_training_would_never_show(tmp_path: Path, demo_diagnosis: Path) -> None:
+    import shutil
+
+    shutil.copytree(DEMO / "model", tmp_path / "model")
+    template = (tmp_path / "model" / "chat_template.jinja").read_text()
+    (tmp_path / "model" / "chat_template.jinja").write_text(
+        template.replace("{{ m.content }}<|end|>", "{{ m.content }}")
+    )
+    config = TrainConfig(model=ModelConfig(path=str(tmp_path / "model")))
+    data = {"sft": Rows("sft", "", "", [{"prompt": [("user", "q")], "completion": "a", "slice": ""}])}
+    checks = {c.name: c for c in preflight(config, json.loads((demo_diagnosis / "diagnosis.json").read_text()), data)}
+    assert not checks["end token"].ok
+    assert not checks["render"].ok and "chat_template" in checks["render"].message
