@@ -11,30 +11,36 @@ from diagnose.records import Diagnosis
 
 
 def start_run(settings: WandbConfig, *, group: str, job_type: str, name: str, config: dict[str, Any], out: Path) -> Any:
-    """wandb.init with its directories inside `out`'s parent, so that all runs of a sweep share one W&B folder.
+    """wandb.init with every directory of its own named by us.
 
     Returns:
         The W&B run, or None when disabled.
     """
     if settings.mode == "disabled":
         return None
-    home = (out.parent / "wandb_home").resolve()
+    home = wandb_home(out)
     for variable in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
-        os.environ[variable] = str(home)
+        os.environ[variable] = str(home / "wandb" / "home")
     os.environ["WANDB_SILENT"] = "true"
     import wandb
 
-    home.mkdir(parents=True, exist_ok=True)
+    (home / "wandb" / "home").mkdir(parents=True, exist_ok=True)
     return wandb.init(
         project=settings.project,
         group=settings.group or group,
         job_type=job_type,
         name=name,
         mode=settings.mode,  # type: ignore[arg-type]
-        dir=str(out.parent.resolve()),
+        dir=str(home),
         config=config,
         reinit="finish_previous",
     )
+
+
+def wandb_home(out: Path) -> Path:
+    """`outputs/`, shared by all runs in it so that one `wandb leet outputs/wandb` shows a sweep; else the run's own."""
+    shared = Path("outputs").resolve()
+    return shared if shared in out.resolve().parents else out.resolve()
 
 
 def log_diagnosis(settings: WandbConfig, diagnosis: Diagnosis, out: Path) -> None:

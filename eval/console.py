@@ -24,7 +24,7 @@ def show_comparison(comparison: Comparison, report: str) -> None:
         console.print(f"[{colour}]{result.verdict}[/{colour}]  {safe(result.reason)}\n", highlight=False)
     for path, why in comparison.skipped.items():
         console.print(f"[dim]skipped {safe(path)}: {safe(why)}[/dim]", highlight=False)
-    for group in comparison.by_target:
+    for group in (g for g in comparison.by_target if len(g["methods"]) > 1):
         console.print(f"best        {', '.join(map(safe, group['slices']))}: {_best(group)}", highlight=False)
     console.print(f"report      {report}", highlight=False)
 

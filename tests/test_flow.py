@@ -56,7 +56,7 @@ def test_sweep_then_eval(demo_diagnosis: Path, tmp_path: Path) -> None:
         tracked = {json.loads((r / "run.json").read_text())["wandb_run"] for r in runs}
         assert len(tracked) == 2 and None not in tracked
         for run_id in tracked:
-            assert list((ROOT / "outputs" / "train" / "wandb").glob(f"offline-run-*-{run_id}"))
+            assert list((ROOT / "outputs" / "wandb").glob(f"offline-run-*-{run_id}"))
         for run in runs:
             shutil.copytree(run, tmp_path / "runs" / run.name)
     finally:
