@@ -46,6 +46,10 @@ class Evidence:
     """[items]: effective count under clustering."""
     cells: Array
     """[items]: index of the disjoint cell."""
+    cell_prior: Array
+    """[cells]: share of kappa that a cell carries, so that no slice carries more than all of it."""
+    home: Array
+    """[cells, cells]: 1 where a cell belongs to the largest slice of another, whose mixture is the prior of its items."""
 
 
 def attribute(
@@ -63,17 +67,16 @@ def attribute(
         nothing = np.full((rule.sweeps - rule.burn, len(CLASSES)), np.nan)
         return Attribution({name: nothing for name in members}, {}, missing, floors)
     seen = gather(items, log, missing, floors, rule)
-    pi, z = gibbs(seen, rule, rng)
+    gamma, z = gibbs(seen, rule, rng)
     cells = sorted({i.slices for i in items})
-    sizes = Counter(i.slices for i in items)
     draws = {}
     for name, part in members.items():
         mine = [c for c, cell in enumerate(cells) if name in cell]
         if not part:
-            draws[name] = np.full((pi.shape[0], len(CLASSES)), np.nan)
+            draws[name] = np.full((gamma.shape[0], len(CLASSES)), np.nan)
             continue
-        share = np.array([sizes[cells[c]] for c in mine], float)
-        mixed = np.tensordot(pi[:, mine], share / share.sum(), axes=([1], [0]))
+        mixed = gamma[:, mine].sum(1)
+        mixed /= mixed.sum(1, keepdims=True)
         mixed[:, ~np.any([_allowed(cells[c], missing) for c in mine], axis=0)] = np.nan
         draws[name] = mixed
     return Attribution(draws, {i.id: z[k].tolist() for k, i in enumerate(items)}, missing, floors)
@@ -92,6 +95,9 @@ def gather(
     """Turn the log into arrays."""
     found = {probe: log.of(probe) for probe in ("plain", "shaped", "sampled", "given")}
     cells = sorted({i.slices for i in items})
+    sizes = Counter(name for i in items for name in i.slices)
+    largest = [max(sorted(cell), key=lambda name: sizes[name]) for cell in cells]
+    in_cell = Counter(i.slices for i in items)
     guess = np.array([floors[i.slices[0]]["guess"] for i in items])
     return Evidence(
         levels={rung: np.array([_levels(found[rung].get(i.id, [])) for i in items]) for rung in LEVELS},
@@ -104,7 +110,8 @@ def gather(
         counts=np.array([_count(found["sampled"].get(i.id, [])) for i in items], float),
         floors={
             "plain": guess,
-            "shaped": np.maximum(guess, [floors[i.slices[0]].get("shaped", 0.0) for i in items]),
+            "shaped": guess,
+            "shaped_form": np.array([floors[i.slices[0]].get("shaped", 0.0) for i in items]),
             "sampled": guess,
             "ranked_question": np.array([_chance(i, log, "question") for i in items]),
             "ranked_statement": np.array([_chance(i, log, "statement") for i in items]),
@@ -114,6 +121,8 @@ def gather(
         allowed=np.array([_allowed(i.slices, missing) for i in items]),
         weights=_weights(items, rule.icc),
         cells=np.array([cells.index(i.slices) for i in items]),
+        cell_prior=np.array([in_cell[cell] / sizes[name] for cell, name in zip(cells, largest, strict=True)]),
+        home=np.array([[float(name in cell) for cell in cells] for name in largest]),
     )
 
 
@@ -125,12 +134,18 @@ def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
     """
     floors = {"guess": _guess_rate(items, log)}
     own, other, swapped = log.of("shaped_own"), log.of("given_other"), log.of("given_swapped")
-    for name, answers, strict in (("shaped", own, True), ("given", other, False), ("follows_swap", swapped, False)):
-        read = [a.strict if strict else a.lenient for i in items for a in answers.get(i.id, []) if a.strict is not None]
+    lost = [i for i in items if log.get("plain", i.id).lenient is False]
+    for name, members, answers, level in (
+        ("shaped", items, own, "strict"),
+        ("shaped_content", lost, own, "lenient"),
+        ("given", items, other, "lenient"),
+        ("follows_swap", items, swapped, "lenient"),
+    ):
+        read = [getattr(a, level) for i in members for a in answers.get(i.id, []) if a.strict is not None]
         if read:
             floors[name] = _mean(read)
     duels = [_loses(i, a, b) for i in items for a, b in _pairs(log.of("self").get(i.id, []))]
-    if duels:
+    if any(i.judge for i in items):
         # Half a win and half a loss added: five samples without a loss do not prove that there is none.
         floors["self"] = (sum(duels) + 0.5) / (len(duels) + 1)
     return floors
@@ -230,17 +245,24 @@ def _weights(items: list[EvalItem], icc: float) -> Array:
 def gibbs(seen: Evidence, rule: RuleConfig, rng: np.random.Generator) -> tuple[Array, Array]:
     """Gibbs sampling.
 
+    A cell's mixture is drawn as unnormalised gamma variables: sums of them over the cells of a slice, normalised, are
+    again Dirichlet, so that a slice has its own sampling error and no more prior weight than kappa however finely other
+    slices cut it. An item's class prior is the mixture of its largest slice.
+
     Returns:
-        pi [draws, cells, classes] and the items' mean class posterior [items, classes].
+        gamma [draws, cells, classes] and the items' mean class posterior [items, classes].
     """
     n, cells = len(seen.weights), int(seen.cells.max()) + 1
     theta = {rung: _template(rule, rung) for rung in (*LEVELS, *WINS) if rung != "judged"}
     theta["judged"] = np.array([rule.templates["judged"]["preference"]])
     fixed = np.where(seen.allowed, _counts_loglik(seen, rule), -np.inf)
     open_cells = np.array([seen.allowed[seen.cells == c].any(0) for c in range(cells)])
-    pi = open_cells / open_cells.sum(1, keepdims=True)
+    prior = rule.kappa * seen.cell_prior[:, None] * open_cells / open_cells.sum(1, keepdims=True)
+    gamma = open_cells / open_cells.sum(1, keepdims=True)
     kept, posterior = [], np.zeros((n, len(CLASSES)))
     for sweep in range(rule.sweeps):
+        pi = seen.home @ gamma
+        pi /= pi.sum(1, keepdims=True)
         logp = fixed + np.log(np.maximum(pi[seen.cells], 1e-300))
         for rung in LEVELS:
             logp = logp + _levels_loglik(seen, rung, theta[rung])
@@ -250,18 +272,15 @@ def gibbs(seen: Evidence, rule: RuleConfig, rng: np.random.Generator) -> tuple[A
         p /= p.sum(1, keepdims=True)
         z = (p.cumsum(1) < rng.random((n, 1))).sum(1).clip(max=len(CLASSES) - 1)
         onehot = np.eye(len(CLASSES))[z]
-        for c in range(cells):
-            mine = onehot[seen.cells == c] * seen.weights[seen.cells == c][:, None]
-            prior = rule.kappa * open_cells[c] / open_cells[c].sum()
-            drawn = rng.gamma(np.where(open_cells[c], prior + mine.sum(0), 1.0))
-            pi[c] = np.where(open_cells[c], np.maximum(drawn, 1e-300), 0.0)
-            pi[c] /= pi[c].sum()
+        counts = np.zeros((cells, len(CLASSES)))
+        np.add.at(counts, seen.cells, onehot * seen.weights[:, None])
+        gamma = np.where(open_cells, np.maximum(rng.gamma(np.maximum(prior + counts, 1e-9)), 1e-300), 0.0)
         for rung in LEVELS:
             theta[rung] = _update_levels(seen, rung, theta[rung], onehot, rule, rng)
         for rung in WINS:
             theta[rung] = _update_wins(seen, rung, theta[rung], onehot, rule, rng)
         if sweep >= rule.burn:
-            kept.append(pi.copy())
+            kept.append(gamma)
             posterior += p
     return np.array(kept), posterior / len(kept)
 
@@ -281,10 +300,15 @@ def _levels_loglik(seen: Evidence, rung: str, mu: Array) -> Array:
     """One three-level outcome: fail, lenient only, strict; draws of one item are averaged, not multiplied."""
     lenient, strict = seen.levels[rung].T
     up = _floored(seen.floors[rung], mu[:, 0])
-    top = mu[None, :, 1].clip(1e-6, 1 - 1e-6)
+    top = _floored(_form_floor(seen, rung), mu[:, 1])
     only = (lenient - strict)[:, None]
     ll = (1 - lenient)[:, None] * np.log(1 - up) + only * np.log(up * (1 - top)) + strict[:, None] * np.log(up * top)
-    return np.nan_to_num(ll * seen.weights[:, None])
+    return np.nan_to_num(ll)
+
+
+def _form_floor(seen: Evidence, rung: str) -> Array:
+    """The placebo of `shaped` is about form: exemplars in the base's own form make an answer strict this often."""
+    return seen.floors.get(f"{rung}_form", np.zeros(len(seen.weights)))
 
 
 def _wins_loglik(seen: Evidence, rung: str, mu: Array) -> Array:
@@ -295,7 +319,7 @@ def _wins_loglik(seen: Evidence, rung: str, mu: Array) -> Array:
         theta[:, CLASSES.index("preference")] = _floored(seen.floors[rung], mu)[:, 0]
     else:
         theta = _floored(seen.floors[rung], mu)
-    return np.nan_to_num((y * np.log(theta) + (1 - y) * np.log(1 - theta)) * seen.weights[:, None])
+    return np.nan_to_num(y * np.log(theta) + (1 - y) * np.log(1 - theta))
 
 
 def _counts_loglik(seen: Evidence, rule: RuleConfig) -> Array:
@@ -306,7 +330,7 @@ def _counts_loglik(seen: Evidence, rule: RuleConfig) -> Array:
     a, b = m * size, (1 - m) * size
     x, n = x[:, None], n[:, None]
     choose = gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
-    ll: Array = (choose + betaln(x + a, n - x + b) - betaln(a, b)) * seen.weights[:, None]
+    ll: Array = choose + betaln(x + a, n - x + b) - betaln(a, b)
     return np.where(n > 0, ll, 0.0)
 
 
@@ -318,7 +342,8 @@ def _update_levels(
     active = lenient * _thin(seen.floors[rung], onehot @ mu[:, 0], rng)
     out = mu.copy()
     out[:, 0] = _beta(rule, rung, 0, onehot, asked * active, asked * (1 - active), rng)
-    out[:, 1] = _beta(rule, rung, 1, onehot, asked * strict, asked * (lenient - strict), rng)
+    formed = strict * _thin(_form_floor(seen, rung), onehot @ mu[:, 1], rng)
+    out[:, 1] = _beta(rule, rung, 1, onehot, asked * formed, asked * (lenient - formed), rng)
     return out
 
 

@@ -201,3 +201,20 @@ def check_diagnose(config: DiagnoseConfig) -> None:
         raise BadInput("evalset.path: missing; a JSONL file (one item a line)")
     if config.wandb.mode not in ("offline", "online", "disabled"):
         raise BadInput(f"wandb.mode={config.wandb.mode}: allowed: offline, online, disabled")
+
+
+def hydra_list(names: list[str]) -> str:
+    """A list of any texts as a Hydra override value: what Hydra would read as its own syntax or type is quoted."""
+    import re
+
+    def quoted(name: str) -> str:
+        plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in (
+            "true",
+            "false",
+            "null",
+            "nan",
+            "inf",
+        )
+        return name if plain else "'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+    return f"[{','.join(map(quoted, names))}]"

@@ -3,6 +3,7 @@ that do not (DESIGN §7). Training must beat the best arm that needs none."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diagnose.answers import AnswerLog
-from diagnose.config import RuleConfig
+from diagnose.config import RuleConfig, hydra_list
 from diagnose.evalset import EvalSet
 from diagnose.records import CLASSES, KNOWLEDGE, Attribution, EvalItem, Recommendation, SliceVerdict
 
@@ -66,8 +67,8 @@ def recommend(
         one = _for_slice(verdict, items, found, log, rule, rows, rng)
         key = (verdict.verdict, verdict.kind, one.method, one.train_method)
         out[key] = _merge(out[key], one) if key in out else one
-    advice = [replace(r, command=_command(r, command, healthy, rows)) for r in out.values()]
-    return sorted(advice, key=lambda r: -r.lifts.get(r.train_method or r.method, {"mean": 0.0})["mean"])
+    advice = [_with_command(r, command, healthy, rows) for r in out.values()]
+    return sorted(advice, key=lambda r: -r.predicted_lift["mean"])
 
 
 def _for_slice(
@@ -81,7 +82,7 @@ def _for_slice(
 ) -> Recommendation:
     at_hand = rows.get("sft", {})
     seen = measure(items, found, log, at_hand.get(verdict.slice, 0) + at_hand.get("", 0))
-    gates = _gates(verdict, seen, rows, rule)
+    gates = _gates(seen)
     lift = {m: predicted(m, found.draws[verdict.slice], seen, rule, rng) for m in METHODS}
     worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) != "veto"}
     wins = np.array(list(worth.values())).argmax(0)
@@ -93,7 +94,8 @@ def _for_slice(
         best, train_method = ("none", None) if verdict.verdict == "none" else ("collect_data", None)
     elif best == "none" or (best in TRAINING and lift[best].mean() < rule.min_lift):
         best = "collect_data"
-    have = rows.get(train_method or "", {}).get(verdict.slice, 0)
+    at_method = rows.get(train_method or "", {})
+    have = at_method.get(verdict.slice, 0) + at_method.get("", 0)
     need = rule.rows.get(train_method or "", 0)
     shown = {m: _summary(lift[m]) for m in METHODS}
     return Recommendation(
@@ -105,17 +107,17 @@ def _for_slice(
         if best in p_best
         else float((np.array(list(worth.values())).max(0) < rule.min_lift).mean()),
         predicted_lift=shown.get(train_method or best, shown["none"]),
-        lifts=shown,
+        lifts={verdict.slice: shown},
         why=_why(verdict, best, train_method, seen, shown),
         why_not=_why_not(best, train_method, gates, shown, rule),
-        gates={m: state for m, state in gates.items() if m != "rlhf"}
-        | ({"reward_model": "pending"} if seen.pairs else {}),
+        gates={"reward_model" if m == "rlhf" else m: state for m, state in gates.items()},
         would_flip=_would_flip(verdict, best, seen),
         data_needed={"rows": need, "have": have},
         cost={
             "relative": rule.cost.get(train_method or best, 0.0),
             "training_runs": 2 if train_method == "rlhf" else int(bool(train_method)),
         },
+        train_slices=[],
         command="",
     )
 
@@ -192,7 +194,7 @@ def _tally(values: Sequence[bool | None]) -> tuple[float, float]:
     return float(read.count(True)), float(read.count(False))
 
 
-def _gates(verdict: SliceVerdict, seen: Measured, rows: dict[str, dict[str, int]], rule: RuleConfig) -> dict[str, str]:
+def _gates(seen: Measured) -> dict[str, str]:
     """`veto` rules a method out with what is known now; `pending` waits for what train will measure."""
     gates = {}
     if not seen.constrainable:
@@ -288,13 +290,14 @@ def _would_flip(v: SliceVerdict, best: str, seen: Measured) -> str:
     return "items on which users complain"
 
 
-def _command(r: Recommendation, start: str, healthy: list[str], rows: dict[str, dict[str, int]]) -> str:
+def _with_command(r: Recommendation, start: str, healthy: list[str], rows: dict[str, dict[str, int]]) -> Recommendation:
     """The exact next command. Rows of slices without a gap go along where there are some: they keep what works."""
     if not r.train_method:
-        return _no_training(r.method)
-    keep = [s for s in healthy if rows.get(r.train_method, {}).get(s)]
+        return replace(r, command=_no_training(r.method))
+    slices = [*r.slices, *(s for s in healthy if rows.get(r.train_method, {}).get(s))]
     file = "" if any(rows.get(r.train_method, {}).values()) else f" data.{SOURCE[r.train_method]}=ROWS.jsonl"
-    return f"{start} method={r.train_method}{file} 'data.slices=[{','.join([*r.slices, *keep])}]'"
+    chosen = shlex.quote(f"data.slices={hydra_list(slices)}")
+    return replace(r, train_slices=slices, command=f"{start} method={r.train_method}{file} {chosen}")
 
 
 def _no_training(best: str) -> str:
@@ -313,13 +316,12 @@ def _summary(draws: Array) -> dict[str, float]:
 
 def _merge(a: Recommendation, b: Recommendation) -> Recommendation:
     """Two slices with the same advice stand in one recommendation; its certainty is that of the less certain one."""
-    slices = [*a.slices, *b.slices]
-    if not a.train_method:
-        return replace(a, slices=slices, p_verdict=min(a.p_verdict, b.p_verdict), p_best=min(a.p_best, b.p_best))
+    slices, lifts = [*a.slices, *b.slices], a.lifts | b.lifts
     needed: dict[str, Any] = {key: a.data_needed[key] + b.data_needed[key] for key in a.data_needed}
     return replace(
         a,
         slices=slices,
+        lifts=lifts,
         p_verdict=min(a.p_verdict, b.p_verdict),
         p_best=min(a.p_best, b.p_best),
         predicted_lift=min((a.predicted_lift, b.predicted_lift), key=lambda x: x["mean"]),

@@ -155,14 +155,16 @@ class Recommendation:
     p_verdict: float
     p_best: float
     predicted_lift: dict[str, float]
-    lifts: dict[str, dict[str, float]]
-    """Every method's predicted lift, for the report and for scoring after the run."""
+    lifts: dict[str, dict[str, dict[str, float]]]
+    """slice → method → predicted lift, written before any run and scored after it."""
     why: str
     why_not: dict[str, str]
     gates: dict[str, str]
     would_flip: str
     data_needed: dict[str, int]
     cost: dict[str, Any]
+    train_slices: list[str]
+    """Whose rows the command trains on: the slices, and healthy ones that have rows."""
     command: str
 
 

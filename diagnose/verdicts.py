@@ -14,8 +14,6 @@ from diagnose.evalset import EvalSet
 from diagnose.records import CLASSES, KNOWLEDGE, Answer, Attribution, EvalItem, Rate, SliceVerdict
 
 GAPS = ("format", "knowledge", "preference")
-LIFTED = "knowledge_"
-MAX_EVIDENCE = 6
 Array = np.ndarray
 
 
@@ -100,7 +98,7 @@ def _kind(draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> str:
     top = parts.argmax(0)
     shares = [float((top == k).mean()) for k in range(len(KNOWLEDGE))]
     best = int(np.argmax(shares))
-    kind = KNOWLEDGE[best].removeprefix(LIFTED)
+    kind = KNOWLEDGE[best].removeprefix("knowledge_")
     blind = (kind == "absent" and "context" in missing) or (kind == "latent" and "ranked" in missing)
     return kind if shares[best] >= rule.claim and not blind else "unresolved"
 
@@ -134,7 +132,7 @@ def waterfall(items: list[EvalItem], log: AnswerLog, floors: dict[str, float]) -
     steps = (
         ("strict", "plain", True, 0.0),
         ("lenient", "plain", False, 0.0),
-        ("shaped", "shaped", False, floors.get("guess", 0.0)),
+        ("shaped", "shaped", False, floors.get("shaped_content", 0.0)),
         ("sampled", "sampled", False, floors.get("guess", 0.0)),
         ("given", "given", False, floors.get("given", 0.0)),
     )
@@ -166,7 +164,7 @@ def evidence(items: list[EvalItem], log: AnswerLog, found: Attribution, verdict:
         for probe in ("plain", "shaped", "sampled", "given", "self"):
             rows += [(probe, a.text) for a in log.of_item(probe, item.id)[:1]]
         out += [{"item": item.id, "probe": probe, "text": text[:500]} for probe, text in rows]
-    return out[: MAX_EVIDENCE * 2]
+    return out
 
 
 def _mean(values: Array) -> float | None:

