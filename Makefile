@@ -1,5 +1,5 @@
 # Two commands: `make demo` and `make test`. Each makes .venv first, on a fresh machine too.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 PY := $(VENV)/bin/python
 

@@ -11,8 +11,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from diagnose.config import DiagnoseConfig, check_diagnose, load, own_groups, register_diagnose
-from diagnose.errors import attempt, guarded
+from diagnose.config import DiagnoseConfig, attempt, check_diagnose, guarded, load, own_groups, register_diagnose
 
 register_diagnose()
 

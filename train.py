@@ -11,8 +11,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from diagnose.config import load
-from diagnose.errors import BadInput, attempt, guarded
+from diagnose.config import attempt, guarded, load
+from diagnose.errors import BadInput
 from train.config import TrainConfig, check_train, register_train, resolve_recommended
 
 register_train()

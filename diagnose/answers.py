@@ -70,7 +70,7 @@ class AnswerLog:
         return known is not None and known.prompt == ask.prompt.sha
 
     def _answer(self, model: Model, batch: list[Ask]) -> Iterator[Answer]:
-        fitting = [a for a in batch if model.fits(a.prompt)]
+        fitting = [a for a in batch if model.fits(a.prompt, a.continuation)]
         for a in batch:
             if a not in fitting:
                 for draw in range(a.draw, a.draw + a.n):

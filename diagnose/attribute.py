@@ -49,7 +49,7 @@ class Evidence:
     cell_prior: Array
     """[cells]: share of kappa that a cell carries, so that no slice carries more than all of it."""
     home: Array
-    """[cells, cells]: 1 where a cell belongs to the largest slice of another, whose mixture is the prior of its items."""
+    """[cells, cells]: 1 where a cell belongs to the largest slice of another, the prior of whose items it shapes."""
 
 
 def attribute(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from diagnose.errors import BadInput
+from diagnose.errors import BadInput, GapwiseError
 
+WANDB_MODES = ("offline", "online", "disabled")
 PROBES = ("plain", "shaped", "sampled", "ranked", "given", "judged", "margins")
 
 
@@ -186,21 +190,25 @@ def check_diagnose(config: DiagnoseConfig) -> None:
     Raises:
         BadInput: naming the key, what was found and what is allowed.
     """
-    unknown = set(config.probes.enabled) - set(PROBES)
-    if unknown:
-        raise BadInput(f"probes.enabled: unknown {sorted(unknown)}; allowed: {', '.join(PROBES)}")
-    if "plain" not in config.probes.enabled:
-        raise BadInput("probes.enabled: `plain` must be among them, every other probe is asked of its failures")
-    if config.probes.budget != "full":
-        raise BadInput(f"probes.budget={config.probes.budget}: allowed here: full")
-    if config.model.kind != "hf":
-        raise BadInput(f"model.kind={config.model.kind}: allowed here: hf")
-    if not config.model.path:
-        raise BadInput("model.path: missing; a directory or a hub name")
-    if not config.evalset.path:
-        raise BadInput("evalset.path: missing; a JSONL file (one item a line)")
-    if config.wandb.mode not in ("offline", "online", "disabled"):
-        raise BadInput(f"wandb.mode={config.wandb.mode}: allowed: offline, online, disabled")
+    c, unknown = config, sorted(set(config.probes.enabled) - set(PROBES))
+    complaints = {
+        f"probes.enabled: unknown {unknown}; allowed: {', '.join(PROBES)}": unknown,
+        "probes.enabled: `plain` must be among them, the others are asked of its failures": "plain"
+        not in c.probes.enabled,
+        f"probes.budget={c.probes.budget}: allowed here: full": c.probes.budget != "full",
+        f"model.kind={c.model.kind}: allowed here: hf": c.model.kind != "hf",
+        "model.path: missing; a directory or a hub name": not c.model.path,
+        "evalset.path: missing; a JSONL file (one item a line)": not c.evalset.path,
+        f"evalset.limit={c.evalset.limit}: at least 1": c.evalset.limit is not None and c.evalset.limit < 1,
+        f"seed={c.seed}: allowed: 0 or more": c.seed < 0,
+        f"rule.sweeps={c.rule.sweeps}: must be more than rule.burn={c.rule.burn}": c.rule.sweeps <= c.rule.burn,
+        f"wandb.mode={c.wandb.mode}: allowed: {', '.join(WANDB_MODES)}": c.wandb.mode not in WANDB_MODES,
+        "launch=true: needs rows to train on: data.sft=F.jsonl or data.preferences=F.jsonl": c.launch
+        and not (c.data.sft or c.data.preferences),
+    }
+    for message, wrong in complaints.items():
+        if wrong:
+            raise BadInput(message)
 
 
 def hydra_list(names: list[str]) -> str:
@@ -215,6 +223,60 @@ def hydra_list(names: list[str]) -> str:
             "nan",
             "inf",
         )
-        return name if plain else "'" + name.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        # Inside quotes Hydra reads a backslash as an escape only before a quote.
+        escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), name)
+        return name if plain else f"'{escaped}'"
 
     return f"[{','.join(map(quoted, names))}]"
+
+
+_ended: list[GapwiseError] = []
+
+
+def attempt(work: Callable[[], object]) -> None:
+    """Do a verb's work inside Hydra's job.
+
+    In a single run an expected error waits here for `guarded`, because Hydra would print its overrides above the
+    message; in a sweep it is raised, so that every launcher brings it to the parent process.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        work()
+    except GapwiseError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        _ended.append(error)
+
+
+def guarded(main: Callable[[], object]) -> int:
+    """Run a Hydra main and turn what ends it into an exit code and one message on stderr.
+
+    Hydra itself exits with 1 on a misspelt key; `HYDRA_FULL_ERROR` makes it raise instead, also under `-m`.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        main()
+        if _ended:
+            raise _ended.pop()
+    except GapwiseError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return error.exit_code
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"\nconfig: {_whole_message(error)}", file=sys.stderr)
+        return BadInput.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped; the same command with the same out=DIR goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _whole_message(error: BaseException) -> str:
+    """The message with its cause, where Hydra wraps the telling one."""
+    cause = error.__cause__
+    text = str(error).strip()
+    return text if cause is None or str(cause) in text else f"{text}\n{cause}"

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from diagnose.answers import AnswerLog
 from diagnose.grade import grade, separates_content
 from diagnose.probes import content
 from diagnose.records import EvalItem
@@ -28,8 +29,30 @@ def grader_controls(items: list[EvalItem]) -> dict[str, dict[str, Any]]:
     for kind, members in sorted(by_kind.items()):
         right = [bool(grade(i, text).lenient) for i in members[:PER_KIND] for text in _right_in_wrong_form(i)]
         wrong = [not grade(i, text).lenient for i in members[:PER_KIND] for text in _wrong(i)]
-        out[kind] = {"sensitivity": _shown(right), "specificity": _shown(wrong)}
+        out[kind] = _shown("sensitivity", right) | _shown("specificity", wrong)
     return out
+
+
+def margin_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
+    """How often the base ranks `chosen` above `rejected` by log-probability per token, in all and by length.
+
+    The terciles of the difference in length are the placebo: a margin that lives in one of them is about length.
+    Empty where no item has a pair.
+    """
+    margins = []
+    for item in items:
+        scored = [a for a in log.of_item("margins", item.id) if a.logprob is not None and a.tokens]
+        if len(scored) >= 2:
+            chosen, rejected = scored[:2]
+            gap = (chosen.logprob or 0.0) / chosen.tokens - (rejected.logprob or 0.0) / rejected.tokens
+            margins.append((chosen.tokens - rejected.tokens, gap > 0))
+    if not margins:
+        return {}
+    margins.sort(key=lambda m: m[0])
+    third = max(1, len(margins) // 3)
+    terciles = {"shorter": margins[:third], "middle": margins[third:-third], "longer": margins[-third:]}
+    by_length = {name: _shown("rank_accuracy", [right for _, right in part]) for name, part in terciles.items()}
+    return _shown("rank_accuracy", [right for _, right in margins]) | {"by_length": by_length}
 
 
 def _right_in_wrong_form(item: EvalItem) -> Iterator[str]:
@@ -50,7 +73,7 @@ def _wrong(item: EvalItem) -> Iterator[str]:
     yield item.turns[-1][1]
 
 
-def _shown(values: list[bool]) -> dict[str, Any]:
+def _shown(name: str, values: list[bool]) -> dict[str, Any]:
     found = rate(sum(values), len(values))
     share = found.k / found.n if found.n else None
-    return {"rate": share, "n": found.n, "low": found.low, "high": found.high}
+    return {name: share, f"{name}_n": found.n, f"{name}_interval95": [found.low, found.high]}

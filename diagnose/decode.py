@@ -64,7 +64,7 @@ def decode(
         chosen = _pick(logits, temperature, None if noise is None else noise[live, step])
         going = []
         for place, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)):
-            if rows[row] is not None and not _done(rows[row], ends, stopped):
+            if not _done(rows[row], ends, stopped):
                 rows[row].append(token)
                 if not _done(rows[row], ends, stopped):
                     going.append(place)

@@ -12,7 +12,7 @@ from typing import Any
 
 from diagnose.config import EvalSetConfig
 from diagnose.errors import BadInput
-from diagnose.grade import check_grader, grade
+from diagnose.grade import check_grader, grade, prefers
 from diagnose.provenance import file_sha
 from diagnose.records import EvalItem
 
@@ -86,6 +86,14 @@ def read_rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[dict[str, A
             yield row | {ours: source(row, where) for ours, source in rename.items()}, where
 
 
+def slice_name(row: dict[str, Any]) -> str:
+    """The slice of a training row; '' where it has none; the first of several."""
+    value = row.get("slice")
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return "" if value is None else str(value)
+
+
 def _column(ours: str, source: str) -> Callable[[dict[str, Any], str], Any]:
     """A reader of one mapped field."""
     if "{{" not in source and "{%" not in source:
@@ -123,8 +131,8 @@ def _item(row: dict[str, Any], where: str, config: EvalSetConfig) -> EvalItem:
     optional: dict[str, Any] = {name: row.get(name) for name in TEXT_FIELDS}
     optional |= {name: _texts(row.get(name, ()), name, where) for name in LIST_FIELDS}
     item = EvalItem(
-        id=str(row.get("id", f"line-{where.rsplit(':', 1)[1]}")),
-        slices=_texts(row.get("slice", "all"), "slice", where),
+        id=str(row["id"] if row.get("id") is not None else f"line-{where.rsplit(':', 1)[1]}"),
+        slices=_texts("all" if row.get("slice") is None else row["slice"], "slice", where),
         turns=_turns(row, where),
         targets=_texts(row.get("target", ()), "target", where),
         grader=grader,
@@ -178,6 +186,8 @@ def _check_gold(items: list[EvalItem]) -> None:
     for item in items:
         gold = [*item.targets, *([item.chosen] if item.chosen else [])]
         failed += [(item, text) for text in gold if grade(item, text).strict is False]
+        if item.chosen and prefers(item, item.chosen) is False:
+            raise BadInput(f"{item.where} ({item.id}): chosen fails its own rule {item.grader['judge']['prefer']!r}")
     if failed:
         shown = "\n".join(f"  {item.where} ({item.id}): {text[:80]!r}" for item, text in failed[:5])
         more = f"\n  … and {len(failed) - 5} more" if len(failed) > 5 else ""

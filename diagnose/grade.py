@@ -20,7 +20,9 @@ from diagnose.records import EvalItem, Reading
 KINDS = ("exact", "number", "contains", "choice", "json")
 JUDGES = ("rule",)
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
-FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
+EMBEDDED = re.compile(r"\{.*\}|\[.*\]", re.DOTALL)
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, Han."""
 
 
 def grade(item: EvalItem, text: str) -> Reading:
@@ -63,6 +65,8 @@ def check_grader(grader: Any, where: str) -> None:
     if not isinstance(grader, dict) or grader.get("kind") not in KINDS:
         found = grader.get("kind") if isinstance(grader, dict) else grader
         raise BadInput(f"{where}: grader kind {found!r}; allowed: {', '.join(KINDS)}")
+    if not isinstance(grader.get("tolerance", 0.0), int | float):
+        raise BadInput(f"{where}: grader.tolerance is {grader['tolerance']!r}; expected a number")
     if grader.get("schema") is not None:
         _validator(json.dumps(grader["schema"]), where)
     judge = grader.get("judge")
@@ -93,12 +97,14 @@ def _text(error: Exception) -> str:
 @lru_cache(maxsize=256)
 def _validator(schema: str, where: str = "grader.schema") -> Any:
     import jsonschema
+    from referencing.exceptions import Unresolvable
 
     loaded = json.loads(schema)
     try:
         kind = jsonschema.validators.validator_for(loaded)
         kind.check_schema(loaded)
-    except (jsonschema.SchemaError, TypeError, AttributeError) as error:
+        kind(loaded).is_valid({})
+    except (jsonschema.SchemaError, Unresolvable, TypeError, AttributeError) as error:
         raise BadInput(f"{where}: grader.schema is not a JSON Schema: {getattr(error, 'message', error)}") from None
     return kind(loaded)
 
@@ -113,7 +119,9 @@ def normal(text: str) -> str:
 
 
 def holds(text: str, value: str) -> bool:
-    """Does the value stand in the (normalised) text as whole words?"""
+    """Does the value stand in the (normalised) text as whole words (in scripts without spaces: at all)?"""
+    if UNSPACED.search(value):
+        return normal(value).strip() in text
     return normal(value) in text and bool(normal(value).strip())
 
 
@@ -169,7 +177,8 @@ def _choice(item: EvalItem, text: str) -> tuple[bool, bool]:
     gold = {letters.get(target, target) for target in _golds(item)}
     said = _nfc(text)
     strict = said in gold or letters.get(said.rstrip(".)").lstrip("(")) in gold
-    named = {letters[m] for m in re.findall(r"(?:^|[\s(])([A-Z])(?:[.):]|$)", text.strip()) if m in letters}
+    alone = re.findall(r"(?:^|[\s(])([A-Z])(?:[.):]|$)", text.strip(), re.MULTILINE)
+    named = {letters[m] for m in alone if m in letters}
     named |= {c for c in item.choices if one_content(item, text, [c], [o for o in item.choices if o != c])}
     several = re.search(r"\b[A-Z]\s*(?:,|/|or|and)\s*[A-Z]\b", text)
     return strict, len(named) == 1 and named <= gold and not several
@@ -181,9 +190,11 @@ def _json(item: EvalItem, text: str) -> tuple[bool, bool]:
     value = _loads(text)
     schema = item.grader.get("schema")
     fits = value is not None and (schema is None or _validator(json.dumps(schema)).is_valid(value))
-    strict = fits and (not gold or any(value == g for g in gold))
-    fenced = FENCE.match(text.strip())
-    said = fenced.group(1) if fenced else text
+    strict = fits and (not gold or any(_same(value, g) for g in gold))
+    inside = EMBEDDED.search(text)
+    said = inside.group() if inside else text
+    if (embedded := _loads(said)) is not None and any(_same(embedded, g) for g in gold):
+        return strict, True
     rivals = [leaf for option in item.options for leaf in _leaves(_loads(option))]
     lenient = any(all(one_content(item, said, [leaf], rivals) for leaf in _leaves(g)) for g in gold if _leaves(g))
     return strict, lenient
@@ -208,8 +219,19 @@ def _float(text: str) -> float:
 def _loads(text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: also an integer of more digits than Python reads
         return None
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal as JSON: 3 is 3.0, but true is not 1."""
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b)
 
 
 def _leaves(value: Any) -> list[str]:

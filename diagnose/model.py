@@ -45,8 +45,8 @@ class Model(Protocol):
     def render(self) -> dict[str, Any]:
         """Everything that decides how a prompt becomes tokens."""
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Does the prompt with its answer fit the window?"""
+    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
+        """Does the prompt fit the window with the continuation, or with an answer of max_new_tokens?"""
 
     def generate(
         self, prompts: Sequence[Prompt], keys: Sequence[str], n: int = 1, first: int = 0, temperature: float = 0.0
@@ -94,9 +94,7 @@ class HFModel:
         except (OSError, ValueError) as error:
             raise BadInput(f"model.path={settings.path}: {_first_line(error)}") from None
         if settings.adapter:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, settings.adapter)
+            model = _with_adapter(model, settings.adapter)
         self.device = settings.device or best_device()
         self.network = model.to(self.device).eval()
         self.batch_size = settings.batch_size or 32
@@ -112,8 +110,10 @@ class HFModel:
         """The render contract of this model."""
         return render_of(self.settings, self.tokenizer, self.ends)
 
-    def fits(self, prompt: Prompt) -> bool:
-        """Does the prompt with max_new_tokens fit the window?"""
+    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
+        """See Model."""
+        if continuation is not None:
+            return len(self.encode(prompt, continuation)) <= self.max_length
         return len(self.encode(prompt)) + self.max_new_tokens <= self.max_length
 
     def generate(
@@ -201,6 +201,32 @@ class HFModel:
         cuts = [text.index(stop) for stop in self.stop if stop in text]
         finish = "stop" if ended or cuts else "length"
         return Completion(text[: min(cuts)] if cuts else text, len(row), finish)
+
+
+def _with_adapter(model: Any, path: str) -> Any:
+    from peft import PeftModel
+
+    if not (Path(path) / "adapter_config.json").is_file():
+        raise BadInput(f"model.adapter={path}: holds no adapter_config.json; expected a directory saved by PEFT")
+    try:
+        return PeftModel.from_pretrained(model, path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"model.adapter={path}: does not fit this base: {_first_line(error)}") from None
+
+
+def check_windows(model: Model, items: Sequence[EvalItem]) -> None:
+    """Refuse a slice of which no prompt fits the window; single long prompts are unscored instead.
+
+    Raises:
+        BadInput: naming the slices and the setting that takes the room.
+    """
+    fitting = {name for i in items if model.fits(Prompt(i.turns)) for name in i.slices}
+    without = sorted({name for i in items for name in i.slices} - fitting)
+    if without:
+        raise BadInput(
+            f"no prompt of {', '.join(without)} fits the model's window together with "
+            f"model.max_new_tokens={model.max_new_tokens}; set it lower, or model.max_length higher"
+        )
 
 
 def load_tokenizer(settings: ModelConfig) -> Any:

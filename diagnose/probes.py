@@ -162,7 +162,7 @@ def content(item: EvalItem, text: str) -> str:
         return text
     try:
         value: Any = json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:
         return text
     leaves = list(value.values()) if isinstance(value, dict) else [value]
     return str(leaves[0]) if len(leaves) == 1 and not isinstance(leaves[0], dict | list) else text

@@ -47,11 +47,16 @@ def file_sha(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Whole or not at all."""
     part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """A JSON file, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def _git(*args: str) -> str | None:

@@ -17,12 +17,12 @@ from diagnose.answers import AnswerLog
 from diagnose.attribute import attribute
 from diagnose.config import DataConfig, DiagnoseConfig
 from diagnose.console import Bars, show_diagnosis
-from diagnose.controls import grader_controls
+from diagnose.controls import grader_controls, margin_controls
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet, read_evalset, read_rows
-from diagnose.model import HFModel, check_answer_length, check_end_token, render_sha
+from diagnose.evalset import EvalSet, read_evalset, read_rows, slice_name
+from diagnose.model import HFModel, check_answer_length, check_end_token, check_windows, render_sha
 from diagnose.probes import climb
-from diagnose.provenance import ROOT, provenance, write_json
+from diagnose.provenance import ROOT, provenance, write_json, write_whole
 from diagnose.recommend import SOURCE, TRAINING, recommend
 from diagnose.records import Diagnosis, Prompt
 from diagnose.report import render_report
@@ -44,6 +44,7 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     out = Path(config.out or "")
     model = HFModel(config.model)
     check_answer_length(model, evalset.items)
+    check_windows(model, evalset.items)
     check_end_token(model, [Prompt(i.turns) for i in evalset.items[:END_CHECK_PROMPTS]], config.seed)
     record = provenance(config) | {
         "device": model.device,
@@ -56,13 +57,13 @@ def run(config: DiagnoseConfig) -> Diagnosis:
         log = AnswerLog(out / "answers.jsonl", config.seed, bars)
         climb(model, evalset, config.probes, log)
     diagnosis = conclude(config, evalset, log, record, identity, rows)
-    (out / "diagnosis.json").write_text(diagnosis.to_json(), encoding="utf-8")
-    (out / "report.html").write_text(render_report(diagnosis), encoding="utf-8")
-    log_diagnosis(config.wandb, diagnosis, out)
+    write_whole(out / "diagnosis.json", diagnosis.to_json())
+    write_whole(out / "report.html", render_report(diagnosis))
     write_json(out / "run.json", record | {"identity": identity, "status": "finished"})
+    log_diagnosis(config.wandb, diagnosis, out)
     show_diagnosis(diagnosis, str(out / "report.html"))
     if config.launch:
-        launch(diagnosis, out)
+        launch(diagnosis, config)
     return diagnosis
 
 
@@ -92,12 +93,19 @@ def conclude(
             "reserved": {name: [i.id for i in kept] for name, kept in evalset.exemplars.items()},
         },
         slices=judged,
-        controls={"graders": grader_controls(evalset.items)},
+        controls={"graders": grader_controls(evalset.items), "margins": _margins(evalset, log)},
         recommendations=advice,
     )
 
 
-def launch(diagnosis: Diagnosis, out: Path) -> None:
+def _margins(evalset: EvalSet, log: AnswerLog) -> dict[str, Any]:
+    """slice → ranking of its pairs, where it has some."""
+    parts = {name: [i for i in evalset.items if name in i.slices] for name in evalset.slices}
+    found = {name: margin_controls(part, log) for name, part in parts.items()}
+    return {name: margins for name, margins in found.items() if margins}
+
+
+def launch(diagnosis: Diagnosis, config: DiagnoseConfig) -> None:
     """Train what was recommended for the slices with the largest predicted lift; print the other commands."""
     import subprocess
 
@@ -111,13 +119,13 @@ def launch(diagnosis: Diagnosis, out: Path) -> None:
     for other in wanted[1:]:
         print(f"\nlaunch: not started, run it yourself:\n  {other.command}")
     print(f"\nlaunch: {wanted[0].command}", flush=True)
-    arguments = shlex.split(wanted[0].command)[2:]
+    arguments = [*shlex.split(wanted[0].command)[2:], f"seed={config.seed}", f"wandb.mode={config.wandb.mode}"]
     code = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments]).returncode
     if code:
         from diagnose.errors import Blocked, RunFailed
 
         kind: type[Exception] = {2: BadInput, 3: Blocked}.get(code, RunFailed)
-        raise kind(f"launch: training ended with exit code {code}; the diagnosis in {out} is complete")
+        raise kind(f"launch: training ended with exit code {code}; the diagnosis in {config.out} is complete")
 
 
 def rows_at_hand(data: DataConfig) -> dict[str, dict[str, int]]:
@@ -125,9 +133,7 @@ def rows_at_hand(data: DataConfig) -> dict[str, dict[str, int]]:
     counts = {}
     for kind in ("sft", "preferences", "prompts"):
         path = getattr(data, kind)
-        counts[kind] = (
-            Counter(str(row.get("slice", "")) for row, _ in read_rows(Path(path), data.columns)) if path else Counter()
-        )
+        counts[kind] = Counter(slice_name(row) for row, _ in read_rows(Path(path), data.columns)) if path else Counter()
     return {method: dict(counts[SOURCE[method]]) for method in TRAINING}
 
 
@@ -145,10 +151,15 @@ def _identity(evalset: EvalSet, record: dict[str, Any], config: DiagnoseConfig) 
     return {
         "evalset": evalset.sha256[:16],
         "render": record["render_sha"],
-        "model": sha(model),
+        "model": sha([model, _weights(config.model.path)]),
         "probes": sha(asdict(config.probes)),
         "seed": str(config.seed),
     }
+
+
+def _weights(path: str | None) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of local weights, so that answers of a model that was trained on are not taken for its."""
+    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(path or "").glob("*.safetensors"))]
 
 
 def _open(out: Path, record: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ def start_run(settings: WandbConfig, *, group: str, job_type: str, name: str, co
     """wandb.init with every directory of its own named by us.
 
     Returns:
-        The W&B run, or None when disabled.
+        The W&B run, or None when disabled or when W&B refuses (said on stderr): tracking never costs a result.
     """
     if settings.mode == "disabled":
         return None
@@ -25,6 +26,16 @@ def start_run(settings: WandbConfig, *, group: str, job_type: str, name: str, co
     import wandb
 
     (home / "wandb" / "home").mkdir(parents=True, exist_ok=True)
+    try:
+        return _init(settings, group, job_type, name, config, home)
+    except wandb.Error as error:
+        print(f"wandb: not tracked: {error}", file=sys.stderr)
+        return None
+
+
+def _init(settings: WandbConfig, group: str, job_type: str, name: str, config: dict[str, Any], home: Path) -> Any:
+    import wandb
+
     return wandb.init(
         project=settings.project,
         group=settings.group or group,

@@ -38,8 +38,9 @@ def compare_run(
         record: the run's run.json.
         guard: slices that must not change.
     """
-    targets = {s for rows in record["data"].values() for s in rows["rows"] if s} - set(guard)
     slices = sorted({s for i in base.items.values() for s in i.slices})
+    named = {s for rows in record["data"].values() for s in rows["rows"] if s}
+    targets = (named & set(slices) or set(slices)) - set(guard)
     excluded = set(record.get("excluded_items", []))
     raw = [
         _slice(s, base, tuned, gate, _role(s, targets, guard, gate.critical), arms, excluded, record) for s in slices
@@ -103,17 +104,20 @@ def paired_p(success: np.ndarray, clusters: list[str] | None = None) -> float:
     return float((extreme.sum() + 1) / (FLIPS + 1))
 
 
-def minimum_detectable(success: np.ndarray) -> float:
+def minimum_detectable(success: np.ndarray, n: int) -> float:
     """Smallest true delta found with power .8 at two-sided .05: 2.8 sqrt(d / n), d the discordant share.
 
     Where nothing is discordant, d is taken as one item's worth, so that no n promises to see everything.
+
+    Args:
+        n: independent units: items, or clusters where items share one.
     """
-    n = len(success)
     discordant = max(float((success[:, 0] != success[:, 1]).mean()), 1 / n)
     return float((norm.ppf(0.975) + norm.ppf(0.8)) * np.sqrt(discordant / n))
 
 
 def _clustered_interval(success: np.ndarray, level: float, clusters: list[str]) -> tuple[float, float]:
+    """At least as wide as one item per cluster would give: where no cluster changes, the t interval has no width."""
     diff = success[:, 1] - success[:, 0]
     sums = _sums(diff - diff.mean(), clusters)
     k, n = len(sums), len(diff)
@@ -121,7 +125,11 @@ def _clustered_interval(success: np.ndarray, level: float, clusters: list[str]) 
         return -1.0, 1.0
     se = float(np.sqrt(k / (k - 1) * (sums**2).sum()) / n)
     width = float(t.ppf(0.5 + level / 2, k - 1)) * se
-    return float(diff.mean() - width), float(diff.mean() + width)
+    first = success[[clusters.index(c) for c in dict.fromkeys(clusters)]]
+    low, high = paired_interval(first, level)
+    narrow = (first[:, 1] - first[:, 0]).mean()
+    mean = float(diff.mean())
+    return max(min(mean - width, mean + low - narrow), -1.0), min(max(mean + width, mean + high - narrow), 1.0)
 
 
 def _sums(diff: np.ndarray, clusters: list[str]) -> np.ndarray:
@@ -168,7 +176,7 @@ def _slice(
         high=high,
         p=paired_p(success, clusters) if n else None,
         p_holm=None,
-        mde=minimum_detectable(success) if n else None,
+        mde=minimum_detectable(success, len(set(clusters)) if clusters else n) if n else None,
         fixed=fixed,
         broken=[i.id for i, d in zip(items, diff, strict=True) if d < 0],
         strict=_both(base, tuned, lambda m: [m.reading(i.id, "strict") for i in items]),
@@ -236,7 +244,7 @@ def _verdict(deltas: list[SliceDelta], guard: dict[str, Any], gate: GateConfig) 
             f"{', '.join(better)} improved, but the guards moved by {guard['delta']:+.2f} "
             f"[{guard['low']:+.2f}, {guard['high']:+.2f}], margin {gate.margin:.2f}"
         )
-    worse = [d.slice for d in deltas if d.role != "guard" and d.verdict == "worse"]
+    worse = [d.slice for d in deltas if d.verdict == "worse"]
     if worse:
         return "WARN", f"{', '.join(better)} improved, {', '.join(worse)} got worse"
     unguarded = "" if guard["n"] else "; there is no guard slice"

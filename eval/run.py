@@ -16,7 +16,7 @@ from diagnose.console import Bars
 from diagnose.errors import BadInput, Blocked, Inconclusive
 from diagnose.evalset import EvalSet, read_evalset
 from diagnose.model import HFModel, render_sha
-from diagnose.provenance import provenance, write_json
+from diagnose.provenance import file_sha, provenance, write_json, write_whole
 from eval.ask import Measurement, measure
 from eval.compare import best_and_regret, compare_run
 from eval.config import EvalConfig
@@ -49,14 +49,16 @@ def run(config: EvalConfig) -> Comparison:
     out = Path(config.out or "")
     _open(out, config)
     settings = ModelConfig(**then["model"])
-    settings = replace(settings, batch_size=config.batch_size or settings.batch_size, device=config.device)
+    settings = replace(
+        settings, batch_size=config.batch_size or settings.batch_size, device=config.device or settings.device
+    )
     probes = ProbesConfig(**then["probes"])
 
     base = ask(settings, evalset, probes, config, diagnosis, out / "base")
     measured = {}
     for path, _ in runs:
         tuned = replace(settings, adapter=str(path / "adapter"))
-        measured[str(path)] = ask(tuned, evalset, probes, config, diagnosis, out / path.name)
+        measured[str(path)] = ask(tuned, evalset, probes, config, diagnosis, out / f"{path.name}_{_weights(path)}")
     results = [compare_run(r, str(p), base, measured[str(p)], config.gate, guard, config.arms) for p, r in runs]
     by_target = _by_target(results, measured, diagnosis)
     comparison = Comparison(
@@ -71,10 +73,10 @@ def run(config: EvalConfig) -> Comparison:
         by_target=by_target,
         provenance=provenance(config),
     )
-    (out / "comparison.json").write_text(comparison.to_json(), encoding="utf-8")
-    (out / "report.html").write_text(render_report(comparison), encoding="utf-8")
-    log_comparison(config.wandb, comparison, out)
+    write_whole(out / "comparison.json", comparison.to_json())
+    write_whole(out / "report.html", render_report(comparison))
     write_json(out / "run.json", comparison.provenance | {"status": "finished"})
+    log_comparison(config.wandb, comparison, out)
     show_comparison(comparison, str(out / "report.html"))
     _exit_by_verdict(config, results)
     return comparison
@@ -129,6 +131,7 @@ def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str,
             for key, wanted in (
                 ("evalset_sha256", diagnosis["evalset"]["sha256"]),
                 ("render_sha", diagnosis["render_sha"]),
+                ("base", diagnosis["run"]["config"]["model"]["path"]),
             )
             if record.get(key) != wanted
         ]
@@ -138,6 +141,11 @@ def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str,
     if not found:
         raise BadInput(f"runs={pattern}: none is finished: " + "; ".join(f"{p}: {why}" for p, why in skipped.items()))
     return found, skipped
+
+
+def _weights(path: Path) -> str:
+    """Answers belong to an adapter's weights, not to its folder's name."""
+    return file_sha(path / "adapter" / "adapter_model.safetensors")[:8]
 
 
 def _guard(config: EvalConfig, diagnosis: dict[str, Any]) -> list[str]:

@@ -516,7 +516,8 @@ def preference_rows(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
         sampled = sorted(sampled_answers(model, tokenizer, world, fact, rng) - {chosen, other_tone})
         for text in [other_tone, *rng.sample(sampled, min(3, len(sampled)))]:
             said = [[{"role": "assistant", "content": t}] for t in (chosen, text)]
-            rows.append({"slice": slice_name, "prompt": prompt, "chosen": said[0], "rejected": said[1]})
+            row = {"slice": slice_name, "target": fact.value, "prompt": prompt}
+            rows.append(row | {"chosen": said[0], "rejected": said[1]})
     return rows
 
 

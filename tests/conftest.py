@@ -91,7 +91,7 @@ class ScriptedModel:
     def render(self) -> dict[str, Any]:
         return {"scripted": True}
 
-    def fits(self, prompt: Prompt) -> bool:
+    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
         return True
 
     def generate(

@@ -55,7 +55,7 @@ def test_another_batch_size_gives_the_same_answers(tmp_path: Path) -> None:
 
 def test_an_item_that_does_not_fit_is_unscored_not_wrong(tmp_path: Path) -> None:
     class Narrow(ScriptedModel):
-        def fits(self, prompt: object) -> bool:
+        def fits(self, prompt: object, continuation: str | None = None) -> bool:
             return "a 3?" not in str(prompt)
 
     log = AnswerLog(tmp_path / "answers.jsonl", 0)

@@ -45,10 +45,15 @@ def test_clusters_widen_the_interval_and_weaken_the_test() -> None:
     assert paired_p(success, clusters) > paired_p(success)
 
 
+def test_three_clusters_without_a_change_are_not_equivalent() -> None:
+    low, high = paired_interval(table(9, 0, 0, 0), 0.90, ["a"] * 3 + ["b"] * 3 + ["c"] * 3)
+    assert low < -0.05 and high > 0.05
+
+
 def test_no_change_is_not_certainty() -> None:
     low, high = paired_interval(table(56, 0, 0, 0), 0.90)
     assert -0.06 < low < 0 < high < 0.06
-    assert minimum_detectable(table(56, 0, 0, 0)) > 0
+    assert minimum_detectable(table(56, 0, 0, 0), 56) > 0
 
 
 def delta(name: str, role: str, low: float, high: float, verdict: str = "tie") -> SliceDelta:

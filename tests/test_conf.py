@@ -125,6 +125,20 @@ def test_help_and_config_errors_do_not_import_torch(verb: str) -> None:
     assert "python diagnose.py" in helped.stdout
 
 
+@pytest.mark.parametrize(
+    "name", ["Q&A", "billing (EU)", "user's", "x,y", "1e3", "true", "plain_name", "a=b", "back\\slash"]
+)
+def test_any_slice_name_survives_the_printed_command(name: str) -> None:
+    import shlex
+
+    from diagnose.config import hydra_list
+
+    printed = shlex.quote(f"data.slices={hydra_list([name, 'other'])}")
+    config = composed("train", *shlex.split(printed))
+    assert isinstance(config, TrainConfig)
+    assert config.data.slices == [name, "other"]
+
+
 def test_own_paths_do_not_inherit_the_demo() -> None:
     assert own_groups(["model.path=x"]) == ["model.path=x", "model=own"]
     assert own_groups(["model=qwen3_8b", "model.path=x"]) == ["model=qwen3_8b", "model.path=x"]

@@ -85,6 +85,7 @@ def test_the_demo_ends_as_configured(model: HFModel) -> None:
     [
         ({"path": DEMO, "eos_token": "<nope>"}, "not a token"),
         ({"path": DEMO, "dtype": "float31"}, "model.dtype=float31"),
+        ({"path": DEMO, "adapter": "nowhere"}, "no adapter_config.json"),
         ({"path": "./nowhere"}, "no such directory"),
         ({"path": str(Path(DEMO).parent)}, "no tokenizer"),
     ],

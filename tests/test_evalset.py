@@ -38,6 +38,10 @@ BAD = [
     (line(context=["x"]), ":1: context is a list; expected text"),
     (line(grader={"kind": "json"}), "gold answers that fail their own json grader"),
     (line(grader={"kind": "number"}), "gold answers that fail their own number grader"),
+    (
+        line(chosen="Paris", grader={"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladdly"}}),
+        "chosen fails its own rule",
+    ),
     (line(chosen="Lyon", grader={"kind": "contains"}), "gold answers that fail their own contains grader"),
 ]
 

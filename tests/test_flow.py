@@ -88,6 +88,7 @@ def test_runs_on_another_eval_set_are_refused(demo_diagnosis: Path, tmp_path: Pa
     run.mkdir()
     found = json.loads((demo_diagnosis / "diagnosis.json").read_text())
     record = {"status": "finished", "evalset_sha256": "0" * 64, "render_sha": found["render_sha"]}
+    record["base"] = found["run"]["config"]["model"]["path"]
     (run / "run.json").write_text(json.dumps(record))
     done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={run}", f"out={tmp_path / 'out'}")
     assert done.returncode == 2
@@ -107,6 +108,36 @@ def test_unfinished_runs_are_not_compared(demo_diagnosis: Path, tmp_path: Path) 
     done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={tmp_path}")
     assert done.returncode == 2
     assert "none is finished" in done.stderr and "killed" in done.stderr
+
+
+def test_launch_trains_what_is_recommended_first(demo_diagnosis: Path, tmp_path: Path) -> None:
+    out = tmp_path / "diagnosis"
+    shutil.copytree(demo_diagnosis, out)
+    done = run_verb("diagnose", f"out={out}", "launch=true", "wandb=disabled")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "launch: python train.py" in done.stdout and "launch: not started" in done.stdout
+    run = Path(done.stdout.split("adapter     ")[1].split()[0]).parent
+    try:
+        record = json.loads((ROOT / run / "run.json").read_text())
+        assert (record["method"], record["status"], record["recommended"]) == ("sft", "finished", True)
+        assert record["predicted_lift"]["stone_json"]["mean"] > 0.5
+        assert record["wandb_run"] is None
+    finally:
+        shutil.rmtree(ROOT / run)
+
+
+def test_launch_without_rows_is_refused_before_probing(tmp_path: Path) -> None:
+    sets = ["evalset.path=tests/data/demo/evalset.jsonl", "launch=true", f"out={tmp_path / 'out'}"]
+    done = run_verb("diagnose", *sets)
+    assert done.returncode == 2
+    assert "needs rows to train on" in done.stderr
+
+
+def test_a_window_in_which_nothing_fits_is_an_error(tmp_path: Path) -> None:
+    done = run_verb("diagnose", "model.max_new_tokens=256", f"out={tmp_path / 'out'}")
+    assert done.returncode == 2
+    assert "model.max_new_tokens=256" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_recommended_resolves_to_the_advice(demo_diagnosis: Path) -> None:

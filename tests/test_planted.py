@@ -137,6 +137,13 @@ def test_the_waterfall_sums_to_one_and_charges_the_right_rung(diagnose_scripted:
         )
 
 
+def test_pairs_are_ranked_by_the_base_itself(diagnose_scripted: Any) -> None:
+    margins = diagnose_scripted(planted_rows(PURE)).controls["margins"]
+    assert set(margins) == {"disliked"}
+    assert margins["disliked"]["rank_accuracy_n"] == 36
+    assert sum(m["rank_accuracy_n"] for m in margins["disliked"]["by_length"].values()) == 36
+
+
 def test_advice_follows_the_verdict(diagnose_scripted: Any) -> None:
     by_slice = {s: r for r in diagnose_scripted(planted_rows(PURE)).recommendations for s in r.slices}
     assert (by_slice["healthy"].method, by_slice["healthy"].train_method) == ("none", None)

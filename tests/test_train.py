@@ -70,7 +70,13 @@ def test_the_run_describes_itself(trained: tuple[str, Path]) -> None:
     run = json.loads((out / "run.json").read_text())
     assert (run["status"], run["method"], run["adapter"], run["reason"]) == ("finished", method, "adapter", None)
     assert run["decision_id"] and run["render_sha"] and run["versions"]["trl"]
-    assert set(run["gates"].values()) == {"passed"}
+    checks = ("render", "end token", "length", "rows", "leakage", "reference")
+    assert {run["gates"][name] for name in checks} == {"passed"}
+    assert run["device"] in ("cpu", "cuda", "mps")
+    assert run["lora"]["target_modules"] == "all-linear"
+    last_stage = {"sft": "sft", "dpo": "dpo", "sft_dpo": "dpo", "rlhf": "rloo"}[method]
+    assert run["args"][last_stage]["learning_rate"] in (3e-3, 3e-4, 1e-3)
+    assert str(run["args"][last_stage]["max_steps"]) in SHORT[method][0]
     kind = "sft" if method == "sft" else "preferences"
     assert set(run["data"][kind]["rows"]) == {SLICES.get(method, "craft_tone"), "home_known"}
     assert set(run["predicted_lift"]) == set(run["data"][kind]["rows"])
@@ -80,6 +86,7 @@ def test_the_run_describes_itself(trained: tuple[str, Path]) -> None:
     assert not (out / "adapter" / "ref").exists()
     if method == "rlhf":
         assert run["metrics"]["reward"]["held_out"]["n"] > 50
+        assert "held-out pairs" in run["gates"]["reward_model"] and "gold" in run["gates"]["gold"]
         assert [h["step"] for h in run["metrics"]["rloo"]["gold_watch"]] == [0, 10, 20]
 
 
@@ -116,6 +123,21 @@ def test_a_render_that_differs_from_the_diagnosis_blocks_and_names_the_key(demo_
     done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=sft", "model.system_prompt=Hello")
     assert done.returncode == 3
     assert "system_prompt" in done.stderr
+
+
+def test_an_adapter_as_base_is_refused_not_ignored(demo_diagnosis: Path) -> None:
+    done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=sft", "model.adapter=somewhere")
+    assert done.returncode == 2
+    assert "merge it into the base" in done.stderr
+
+
+def test_one_changed_setting_of_a_stage_keeps_the_others(demo_diagnosis: Path) -> None:
+    from train.run import merge_model
+
+    measured = json.loads((demo_diagnosis / "diagnosis.json").read_text())["run"]["config"]["model"]
+    merged = merge_model(measured, ModelConfig(train={"sft": {"learning_rate": 1e-4}}))
+    assert merged.train["sft"]["learning_rate"] == 1e-4
+    assert merged.train["sft"]["max_steps"] == measured["train"]["sft"]["max_steps"]
 
 
 def test_an_init_that_rewrites_the_base_blocks_dpo(demo_diagnosis: Path) -> None:
@@ -165,6 +187,33 @@ def test_bad_training_rows_are_named(tmp_path: Path, row: dict[str, Any], says: 
     with pytest.raises(BadInput, match=":1") as caught:
         read_training(DataConfig(sft=rows_file(tmp_path, [row])), "sft", None, set())
     assert says in str(caught.value)
+
+
+def test_slices_of_rows_are_read_like_those_of_items(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": "c", "slice": s} for s in (None, ["mine", "x"], "mine", "other")]
+    found = read_training(DataConfig(sft=rows_file(tmp_path, rows)), "sft", ["mine"], set())["sft"]
+    assert found.by_slice == {"": 1, "mine": 2}
+
+
+def test_a_beginning_token_that_the_tokenizer_does_not_add_is_in_the_training_text() -> None:
+    from diagnose.model import HFModel
+    from diagnose.records import Prompt
+
+    model = HFModel(ModelConfig(path=str(DEMO / "model"), dtype="float32", device="cpu"))
+    model.tokenizer.chat_template = None
+    made = for_trl([{"prompt": [("user", "Who?")], "completion": "Me"}], model.tokenizer, None)[0]
+    assert model.tokenizer(made["prompt"])["input_ids"] == model.encode(Prompt((("user", "Who?"),)))
+
+
+def test_gold_reads_what_the_row_and_the_rule_can_tell() -> None:
+    from train.gold import _gold, _item
+
+    rule = {"s": {"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladly"}}, "t": {"kind": "exact"}}
+    free = _item({"slice": "s", "prompt": [("user", "q")], "chosen": "Gladly, a long text."}, rule)
+    assert (_gold(free, "Gladly, another text."), _gold(free, "no")) == (1.0, 0.0)
+    named = _item({"slice": "s", "prompt": [("user", "q")], "chosen": "Gladly: x", "target": "x"}, rule)
+    assert (_gold(named, "Gladly: x"), _gold(named, "Gladly: y")) == (1.0, 0.0)
+    assert _item({"slice": "t", "prompt": [("user", "q")], "chosen": "free form"}, rule) is None
 
 
 def test_no_rows_left_is_bad_input(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diagnose.config import DataConfig, ModelConfig, WandbConfig, register
+from diagnose.config import DataConfig, ModelConfig, WandbConfig, hydra_list, register
 from diagnose.errors import BadInput
 
 METHODS = ("sft", "dpo", "sft_dpo", "rlhf")
@@ -73,7 +73,7 @@ def resolve_recommended(arguments: list[str]) -> list[str]:
     wanted = [r for r in read_diagnosis(named[0])["recommendations"] if r["train_method"]]
     if not wanted:
         raise BadInput(f"method=recommended: {named[0]} recommends no training; see its report for what to do instead")
-    slices = wanted[0]["command"].rsplit("'data.slices=", 1)[1].rstrip("'")
+    slices = hydra_list(wanted[0]["train_slices"])
     out = [f"method={wanted[0]['train_method']}" if a == "method=recommended" else a for a in arguments]
     return out if any(a.startswith("data.slices=") for a in out) else [*out, f"data.slices={slices}"]
 
@@ -113,6 +113,8 @@ def check_train(config: TrainConfig) -> None:
     if name in FIRST_OF:
         _check_fields("method.first", config.method.first, trl_fields(FIRST_OF[name]))
     _check_fields("lora", config.lora, lora_fields())
+    if config.model.adapter:
+        raise BadInput("model.adapter: training on top of an adapter is not supported; merge it into the base first")
     if config.preflight not in ("run", "only", "off"):
         raise BadInput(f"preflight={config.preflight}: allowed: run, only, off")
     if config.num_processes < 1:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from diagnose.config import DataConfig
 from diagnose.errors import BadInput
-from diagnose.evalset import read_rows
+from diagnose.evalset import read_rows, slice_name
 from diagnose.model import lay_out
 from diagnose.provenance import file_sha
 
@@ -58,14 +58,19 @@ def read_training(data: DataConfig, method: str, slices: list[str] | None, measu
         if not path:
             raise BadInput(f"data.{kind}: missing; {method} needs a JSONL file with {', '.join(COLUMNS[kind])}")
         found[kind] = _read(Path(path), kind, data, slices, measured)
-    if "preferences" in found and method == "sft":
+    if "preferences" in found and method in ("sft", "sft_dpo"):
         # Every arm gets the same rows: where there are only pairs, SFT learns the chosen side.
-        pairs = found.pop("preferences")
-        pairs.rows = list(
-            {str(r["prompt"]) + r["chosen"]: r | {"completion": r["chosen"]} for r in pairs.rows}.values()
-        )
-        found["sft"] = pairs
+        found["sft"] = _chosen_side(found["preferences"])
+        if method == "sft":
+            found.pop("preferences")
     return found
+
+
+def _chosen_side(pairs: Rows) -> Rows:
+    """Each prompt with its chosen answer, once."""
+    unique = {str(r["prompt"]) + r["chosen"]: r for r in pairs.rows}
+    rows = [{"prompt": r["prompt"], "completion": r["chosen"], "slice": r["slice"]} for r in unique.values()]
+    return replace(pairs, kind="sft", rows=rows)
 
 
 def _read(path: Path, kind: str, data: DataConfig, slices: list[str] | None, measured: set[str]) -> Rows:
@@ -91,14 +96,14 @@ def _read(path: Path, kind: str, data: DataConfig, slices: list[str] | None, mea
 def _row(row: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
     if kind == "sft" and "messages" in row and "completion" not in row:
         *prompt, last = _turns(row["messages"], "messages", where)
-        return {"prompt": prompt, "completion": last[1], "slice": str(row.get("slice", ""))}
+        return {"prompt": prompt, "completion": last[1], "slice": slice_name(row)}
     missing = [c for c in COLUMNS[kind] if row.get(c) is None]
     if missing:
         raise BadInput(
             f"{where}: no {', '.join(missing)}; {kind} rows need {', '.join(COLUMNS[kind])}; found: {', '.join(row)}"
         )
     prompt = row["prompt"]
-    out: dict[str, Any] = {"slice": str(row.get("slice", ""))}
+    out: dict[str, Any] = {"slice": slice_name(row), "target": row.get("target")}
     out["prompt"] = [("user", prompt)] if isinstance(prompt, str) else _turns(prompt, "prompt", where)
     for column in COLUMNS[kind][1:]:
         answer = row[column]
@@ -120,6 +125,9 @@ def _turns(messages: Any, column: str, where: str) -> Turns:
 
 def for_trl(rows: list[dict[str, Any]], tokenizer: Any, system_prompt: str | None) -> list[dict[str, Any]]:
     """Conversational columns where the tokenizer has a chat template, else text laid out as diagnose lays it out."""
+    # As in HFModel.encode: the prompt starts with the beginning-of-sequence token, whoever adds it.
+    bos = tokenizer.bos_token
+    start = "" if bos is None or tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id] else bos
     out = []
     for row in rows:
         turns = [("system", system_prompt), *row["prompt"]] if system_prompt else row["prompt"]
@@ -128,5 +136,5 @@ def for_trl(rows: list[dict[str, Any]], tokenizer: Any, system_prompt: str | Non
             prompt: Any = [{"role": role, "content": text} for role, text in turns]
             out.append({"prompt": prompt} | {k: [{"role": "assistant", "content": v}] for k, v in answers.items()})
         else:
-            out.append({"prompt": lay_out(turns)} | answers)
+            out.append({"prompt": start + lay_out(turns)} | answers)
     return out

@@ -24,8 +24,8 @@ Scorer = Callable[[list[Any], list[str], list[bool]], list[float]]
 class GoldWatch(TrainerCallback):
     """Every few steps: greedy answers to held-out prompts, their reward and their gold reading.
 
-    Keeps the adapter of the best gold reading. Without a grader for the slice there is no gold, and reward alone is
-    recorded.
+    Gold is the slice's rule and, for rows that name a `target`, its grader too. Keeps the adapter of the best gold
+    reading; without a rule and without targets there is no gold, only the reward is recorded and the last adapter kept.
     """
 
     def __init__(self, job: Job, held_out: list[dict[str, Any]], score: Scorer, every: int) -> None:
@@ -39,8 +39,9 @@ class GoldWatch(TrainerCallback):
         self.best: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """The base's own reading, before the first step."""
-        self._look(model, 0)
+        """The base's own reading: the adapter off, because a resumed run has one that moved already."""
+        with getattr(model, "module", model).disable_adapter():
+            self._look(model, 0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Look, and stop when gold falls while the reward does not."""
@@ -62,15 +63,18 @@ class GoldWatch(TrainerCallback):
 
     def summary(self) -> dict[str, Any]:
         """For run.json."""
+        kept = self._best_at() if self.best else self.history[-1]
         return {
             "gold_watch": self.history,
-            "kept_step": self._best_at()["step"] if self.history else None,
+            "kept_step": kept["step"],
             "stopped_early": self._falling(),
         }
 
     def story(self) -> str:
         """One sentence about reward and gold from the first to the last look."""
         first, last = self.history[0], self.history[-1]
+        if first["gold"] is None or last["gold"] is None:
+            return f"held-out reward {first['reward']:.2f} → {last['reward']:.2f}, no gold reading"
         gold = f"gold {first['gold']:.2f} → {last['gold']:.2f}"
         return f"held-out reward {first['reward']:.2f} → {last['reward']:.2f}, {gold}"
 
@@ -115,23 +119,17 @@ class GoldWatch(TrainerCallback):
 
 
 def _item(row: dict[str, Any], graders: dict[str, Any]) -> EvalItem | None:
-    grader = graders.get(row["slice"])
-    if grader is None:
+    """What can be read of an answer to this row, or None."""
+    grader, target = graders.get(row["slice"]), row.get("target")
+    if grader is None or not (target or grader.get("judge")):
         return None
     turns = tuple((role, text) for role, text in row["prompt"])
-    return EvalItem(
-        id=lay_out(turns),
-        slices=(row["slice"],),
-        turns=turns,
-        targets=(),
-        grader=grader,
-        where="",
-        chosen=row["chosen"],
-    )
+    targets = (str(target),) if target else ()
+    return EvalItem(id=lay_out(turns), slices=(row["slice"],), turns=turns, targets=targets, grader=grader, where="")
 
 
 def _gold(item: EvalItem | None, text: str) -> float | None:
     if item is None:
         return None
-    accepted = prefers(item, text)
-    return float(bool(grade(item, text).strict) and accepted is not False)
+    right = bool(grade(item, text).strict) if item.targets else True
+    return float(right and prefers(item, text) is not False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,12 @@ class Job:
     out: Path
     data: dict[str, Rows]
     tokenizer: Any
-    tracked: bool
+    tracked: bool = False
     """Is a W&B run open in this process?"""
+    resolved: dict[str, Any] = field(default_factory=dict)
+    """TRL and LoRA settings as they were used, by stage; for run.json."""
+    gates: dict[str, str] = field(default_factory=dict)
+    """What the method's own gates measured; for run.json."""
 
     def rows(self, kind: str) -> Any:
         """The rows of one kind as a datasets.Dataset with TRL's columns."""
@@ -77,6 +82,7 @@ class Job:
             settings["per_device_train_batch_size"] = self.config.model.train_batch_size
         settings |= self.config.model.train.get(stage, {})
         settings |= {k: v for k, v in given.items() if v is not None}
+        self.resolved[stage] = settings
         return config_class(**settings)
 
     def lora(self, task_type: str = "CAUSAL_LM") -> Any:
@@ -89,6 +95,7 @@ class Job:
         if task_type == "SEQ_CLS":
             # A reward model has its own head; the policy's extra modules (embeddings, lm_head) are not for it.
             settings["modules_to_save"] = None
+        self.resolved["lora"] = settings
         return LoraConfig(**settings | {"task_type": task_type})
 
     def train(self, trainer: Any) -> dict[str, Any]:
@@ -107,6 +114,8 @@ class Job:
 
     def save(self, model: Any) -> None:
         """The adapter, alone, in safetensors; without the reference copy that DPO keeps beside it."""
+        if os.environ.get("RANK", "0") != "0":
+            return
         model.save_pretrained(str(self.out / "adapter"), selected_adapters=["default"])
         self.tokenizer.save_pretrained(str(self.out / "adapter"))
 
@@ -127,7 +136,7 @@ def load_job(out: Path) -> Job:
 
     config.method = MethodConfig(**raw["method"])
     data = {kind: Rows(kind, "", "", _tupled(rows)) for kind, rows in spec["data"].items()}
-    return Job(config, out, data, load_tokenizer(config.model), tracked=False)
+    return Job(config, out, data, load_tokenizer(config.model))
 
 
 def _tupled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnose.model import end_ids, lay_out, load_tokenizer, render_of, render_sha
-from train.config import TrainConfig
+from train.config import ARGS_OF, TrainConfig
 from train.data import Rows
 
 UNSAFE_INITS = ("pissa", "olora", "corda", "loftq")
@@ -38,8 +38,7 @@ def preflight(config: TrainConfig, diagnosis: dict[str, Any], data: dict[str, Ro
 
 def _same_render(config: TrainConfig, diagnosis: dict[str, Any], tokenizer: Any) -> Check:
     measured = diagnosis["run"].get("render") or {}
-    configured = _configured_ends(config, tokenizer)
-    now = render_of(config.model, tokenizer, configured)
+    now = current_render(config, tokenizer)
     differs = sorted(k for k in now if measured.get(k) != now[k])
     same = render_sha(now) == diagnosis["render_sha"]
     text = (
@@ -48,6 +47,12 @@ def _same_render(config: TrainConfig, diagnosis: dict[str, Any], tokenizer: Any)
         else f"render differs from the diagnosis in: {', '.join(differs)}"
     )
     return Check("render", same, text)
+
+
+def current_render(config: TrainConfig, tokenizer: Any = None) -> dict[str, Any]:
+    """The render contract under which this run trains."""
+    tokenizer = tokenizer or load_tokenizer(config.model)
+    return render_of(config.model, tokenizer, _configured_ends(config, tokenizer))
 
 
 def _configured_ends(config: TrainConfig, tokenizer: Any) -> set[int]:
@@ -79,7 +84,8 @@ def _ends(tokenizer: Any, data: dict[str, Rows]) -> Check:
 
 
 def _fits(config: TrainConfig, tokenizer: Any, data: dict[str, Rows]) -> Check:
-    limit = int(config.method.args.get("max_length") or config.model.train.get("sft", {}).get("max_length") or 1024)
+    stage = ARGS_OF[config.method.name]
+    limit = int(config.method.args.get("max_length") or config.model.train.get(stage, {}).get("max_length") or 1024)
     texts = [
         lay_out(row["prompt"])
         + max((row[c] for c in ("completion", "chosen", "rejected") if c in row), key=len, default="")

@@ -28,6 +28,7 @@ def fit(job: Job) -> dict[str, Any]:
     training, held_out = split_by_prompt(job.data["preferences"].rows, gate["held_out"], job.config.seed)
     reward_model, metrics = fit_reward_model(job, training)
     judged = held_out_accuracy(job, reward_model, held_out)
+    job.gates["reward_model"] = f"right on {judged['rate']:.2f} of {judged['n']} held-out pairs"
     if judged["rate"] < gate["accuracy"]:
         raise Blocked(
             f"reward model: right on {judged['rate']:.2f} of {judged['n']} held-out pairs, the gate asks for "
@@ -38,6 +39,7 @@ def fit(job: Job) -> dict[str, Any]:
     watch.restore_best(policy.model)
     if watch.fruitless:
         raise Blocked(f"the policy never read better than the base: {watch.story()}")
+    job.gates["gold"] = watch.story()
     job.save(policy.model)
     return {"reward": metrics | {"held_out": judged}, "rloo": watch.summary()}
 
@@ -70,7 +72,7 @@ def fit_reward_model(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, dict[st
 
 
 def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], list[bool]], list[float]]:
-    """Rewards of texts, tokenised as in the reward model's training; an unfinished answer gets no end token."""
+    """Rewards of texts, read at the answer's last token; an unfinished answer gets no end token."""
     tokenizer, device = job.tokenizer, next(reward_model.parameters()).device
 
     def ids(prompt: Any, text: str, ended: bool) -> list[int]:
@@ -88,7 +90,7 @@ def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], l
         pad = tokenizer.pad_token_id
         batch = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=device)
         mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
-        hidden = reward_model.model(input_ids=batch, attention_mask=mask).last_hidden_state
+        hidden = reward_model.base_model(input_ids=batch, attention_mask=mask).last_hidden_state
         last = hidden[torch.arange(len(rows)), mask.sum(1) - 1]
         values: list[float] = reward_model.score(last).squeeze(1).float().tolist()
         return values

@@ -17,13 +17,12 @@ from diagnose.config import DataConfig, EvalSetConfig, ModelConfig
 from diagnose.console import safe, short
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.evalset import read_evalset
+from diagnose.model import render_sha
 from diagnose.provenance import ROOT, provenance, write_json
 from diagnose.records import EvalItem
-from train.config import TrainConfig, read_diagnosis
+from train.config import STAGES, TrainConfig, read_diagnosis
 from train.data import Rows, read_training
-from train.preflight import Check, preflight
-
-OUTCOMES = {0: "finished", 3: "blocked"}
+from train.preflight import Check, current_render, preflight
 
 
 def run(config: TrainConfig) -> None:
@@ -47,18 +46,17 @@ def run(config: TrainConfig) -> None:
     if config.preflight == "only":
         return
     out = Path(config.out or "")
-    record = _record(config, diagnosis, data, checks, advised)
+    record = _record(config, diagnosis, data, checks, advised, slices)
     _prepare(out, config, record, data, items)
-    code = subprocess.run(_command(config, out), cwd=ROOT, env=_environment(config)).returncode
-    result = _result(out)
-    status = OUTCOMES.get(code, "failed") if result else "failed"
-    reason = result.get("reason") or (f"the worker ended with exit code {code}" if code else None)
-    shutil.rmtree(out / "trainer", ignore_errors=True) if status == "finished" else None
-    write_json(out / "run.json", record | result | {"status": status, "reason": reason})
-    if status == "blocked":
-        raise Blocked(f"{out}: blocked: {reason}")
-    if status == "failed":
-        raise RunFailed(f"{out}: {reason}; the same command with out={out} goes on from its last checkpoint")
+    code = subprocess.run(_command(config, out), env=_environment(config)).returncode
+    result = _result(out) or {"status": "failed", "reason": f"the worker ended with exit code {code}"}
+    gates = record["gates"] | result.pop("method_gates", {})
+    write_json(out / "run.json", record | result | {"gates": gates})
+    if result["status"] == "blocked":
+        raise Blocked(f"{out}: blocked: {result['reason']}")
+    if result["status"] == "failed":
+        raise RunFailed(f"{out}: {result['reason']}; the same command with out={out} goes on from its last checkpoint")
+    shutil.rmtree(out / "trainer", ignore_errors=True)
     _farewell(out, config, result)
 
 
@@ -68,7 +66,8 @@ def merge_model(measured: dict[str, Any], given: ModelConfig) -> ModelConfig:
     changed = {
         f.name: getattr(given, f.name) for f in fields(ModelConfig) if getattr(given, f.name) != getattr(blank, f.name)
     }
-    return ModelConfig(**measured | changed)
+    train = {stage: measured["train"].get(stage, {}) | given.train.get(stage, {}) for stage in STAGES}
+    return ModelConfig(**measured | changed | {"train": train})
 
 
 def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
@@ -100,10 +99,10 @@ def _record(
     data: dict[str, Rows],
     checks: list[Check],
     advised: list[dict[str, Any]],
+    slices: list[str] | None,
 ) -> dict[str, Any]:
-    slices = config.data.slices or []
     lifts = {
-        s: r["lifts"][config.method.name]
+        s: r["lifts"][s][config.method.name]
         for r in diagnosis["recommendations"]
         for s in r["slices"]
         if not slices or s in slices
@@ -111,7 +110,8 @@ def _record(
     return provenance(config) | {
         "diagnosis": str(config.diagnosis),
         "decision_id": diagnosis["decision_id"],
-        "render_sha": diagnosis["render_sha"],
+        "base": config.model.path,
+        "render_sha": render_sha(current_render(config)),
         "evalset_sha256": diagnosis["evalset"]["sha256"],
         "method": config.method.name,
         "recommended": bool(advised),
@@ -189,6 +189,7 @@ def _environment(config: TrainConfig) -> dict[str, str]:
     env = os.environ | {
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "PYTHONWARNINGS": "ignore::FutureWarning",
         "TRL_EXPERIMENTAL_SILENCE": "1",
         "TOKENIZERS_PARALLELISM": "false",

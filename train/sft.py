@@ -16,18 +16,13 @@ def fit(job: Job) -> dict[str, Any]:
 
 
 def sft_trainer(job: Job, given: dict[str, Any], track: bool = True) -> Any:
-    """An SFTTrainer on the job's completions (for pairs: on the chosen side)."""
+    """An SFTTrainer on the job's completions."""
     from trl import SFTConfig, SFTTrainer
 
-    kind = "sft" if "sft" in job.data else "preferences"
-    rows = job.data[kind].rows
-    if kind == "preferences":
-        rows = list({str(r["prompt"]) + r["chosen"]: r for r in rows}.values())
-    completions = [{"prompt": r["prompt"], "completion": r.get("completion", r.get("chosen"))} for r in rows]
     return SFTTrainer(
         model=str(job.config.model.path),
         args=job.args(SFTConfig, "sft", given, track),
-        train_dataset=job.dataset(completions),
+        train_dataset=job.rows("sft"),
         processing_class=job.tokenizer,
         peft_config=job.lora(),
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.errors import Blocked
+from diagnose.model import best_device
 from diagnose.provenance import write_json
 from diagnose.tracking import start_run
 
@@ -42,7 +43,16 @@ def main(out: Path) -> int:
     except Blocked as block:
         metrics, reason, code = {}, str(block), 3
     if first_rank:
-        result: dict[str, Any] = {"metrics": metrics, "reason": reason, "wandb_run": run.id if run else None}
+        result: dict[str, Any] = {
+            "status": "blocked" if code else "finished",
+            "reason": reason,
+            "metrics": metrics,
+            "lora": job.resolved.pop("lora", {}),
+            "args": job.resolved,
+            "method_gates": job.gates,
+            "device": best_device(),
+            "wandb_run": run.id if run else None,
+        }
         write_json(out / "result.json", result)
     if run is not None:
         run.summary["status"] = "blocked" if code else "finished"
