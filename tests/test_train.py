@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +104,29 @@ def test_the_same_seed_trains_the_same_adapter(demo_diagnosis: Path) -> None:
         assert done.returncode == 0, done.stderr[-2000:]
         found.append((out / "adapter" / "adapter_model.safetensors").read_bytes())
     assert found[0] == found[1]
+
+
+def test_a_killed_run_goes_on_to_the_same_adapter(demo_diagnosis: Path) -> None:
+    """kill -9 on the run and its worker once a checkpoint is there; the same command ends as if nothing had been."""
+    args = ["method=sft", "data.slices=[stone_json]", "method.args.max_steps=60", "method.args.save_steps=10"]
+    whole, cut = (demo_diagnosis.parent / name for name in ("uninterrupted", "killed"))
+    command = [f"diagnosis={demo_diagnosis}", *args, "wandb=disabled"]
+    assert run_verb("train", *command, f"out={whole}").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *command, f"out={cut}"], cwd=ROOT, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(cut.glob("trainer/sft/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads((cut / "run.json").read_text())["status"] == "running"
+    assert not (cut / "adapter").exists()
+    done = run_verb("train", *command, f"out={cut}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    name = "adapter/adapter_model.safetensors"
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    assert run_verb("train", *command, f"out={cut}").returncode == 2, "a finished run is not overwritten"
 
 
 def test_a_reward_model_that_is_not_good_enough_blocks(demo_diagnosis: Path) -> None:
