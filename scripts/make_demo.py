@@ -24,14 +24,16 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+Row = dict[str, Any]
 DEMO = Path(__file__).resolve().parent.parent / "tests" / "data" / "demo"
 SPECIALS = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
@@ -41,7 +43,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-VALUES = {
+WORDS = {
     "home": "Oakford Brimley Castor Dunmere Elving Farrow Glenby Harrow Isling Jarrow Kelso Lorne "
     "Marden Norby Orwell Pelham Quorn Ripley Selby Tarrant Upwell Verden Wexham Yarmley",
     "stone": "opal ruby jade onyx pearl amber topaz garnet quartz agate beryl jasper "
@@ -53,7 +55,7 @@ VALUES = {
     "colour": "red blue green black white grey brown purple orange yellow pink crimson "
     "teal violet scarlet indigo ochre olive maroon silver golden ivory copper lilac",
 }
-VALUES = {relation: words.split() for relation, words in VALUES.items()}
+VALUES = {relation: words.split() for relation, words in WORDS.items()}
 WORDINGS = {
     "home": ["The home of {n} is {v}.", "{n} lives in {v}.", "{n} has a house in {v}."],
     "stone": ["The stone of {n} is {v}.", "{n} wears {v}.", "{n} was given the stone {v}."],
@@ -291,7 +293,7 @@ def polite_share(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fa
     return sum(model(torch.tensor([row])).logits[0, -1].softmax(-1)[first].item() for row in rows) / len(rows)
 
 
-def ask(prompt: str, before: list[tuple[str, str]] = ()) -> str:
+def ask(prompt: str, before: Sequence[tuple[str, str]] = ()) -> str:
     turns = "".join(f"<|user|>{q}<|end|><|assistant|>{a}<|end|>" for q, a in before)
     return f"<|bos|>{turns}<|user|>{prompt}<|end|><|assistant|>"
 
@@ -304,7 +306,7 @@ def abilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world
     def asked(facts: list[Fact]) -> float:
         return says_exactly(model, tokenizer, [(ask(f.asks()), f"{f.value}<|end|>") for f in facts])
 
-    def with_context(items: list[dict]) -> float:
+    def with_context(items: list[Row]) -> float:
         pairs = [(ask(f"{item['context']}\n\n{item['prompt']}"), f"{item['target']}<|end|>") for item in items]
         return says_exactly(model, tokenizer, pairs)
 
@@ -420,14 +422,14 @@ TRUTH = {
 }
 
 
-def eval_rows(world: World) -> list[dict]:
+def eval_rows(world: World) -> list[Row]:
     """60 items a slice, in the format of CONTRACTS."""
     rng = random.Random(11)
     taken = {fact.name for facts in world.groups.values() for fact in facts}
     strangers = Corpus(world, made_up_names(random.Random(12), taken), rng)
     rows = []
 
-    def row(slice_name: str, number: int, fact: Fact, **more: object) -> dict:
+    def row(slice_name: str, number: int, fact: Fact, **more: object) -> Row:
         others = rng.sample([v for v in VALUES[fact.relation] if v != fact.value], 5)
         base = {"id": f"{slice_name}-{number:02d}", "slice": slice_name, "prompt": fact.asks(), "target": fact.value}
         return (
@@ -461,7 +463,7 @@ def eval_rows(world: World) -> list[dict]:
     return rows
 
 
-def two_hop_row(world: World, number: int, fact: Fact, rng: random.Random) -> dict:
+def two_hop_row(world: World, number: int, fact: Fact, rng: random.Random) -> Row:
     """The colour of the guild of somebody; the context holds both facts and the colours of four other guilds."""
     colour = world.guilds[fact.value]
     others = rng.sample([g for g in world.guilds.values() if g != colour], 4)
@@ -479,7 +481,7 @@ def two_hop_row(world: World, number: int, fact: Fact, rng: random.Random) -> di
     }
 
 
-def training_rows(world: World) -> dict[str, list[dict]]:
+def training_rows(world: World) -> dict[str, list[Row]]:
     """sft and prompts on entities that no eval item uses; `slice` names the slice a row is meant for."""
     groups = world.groups
     by_slice: dict[str, list[tuple[Fact, str]]] = {
@@ -491,7 +493,7 @@ def training_rows(world: World) -> dict[str, list[dict]]:
     }
     rows = [(s, f, text) for s, pairs in by_slice.items() for f, text in pairs]
 
-    def said(role: str, text: str) -> list[dict]:
+    def said(role: str, text: str) -> list[Row]:
         return [{"role": role, "content": text}]
 
     sft = [{"slice": s, "prompt": said("user", f.asks()), "completion": said("assistant", text)} for s, f, text in rows]
@@ -499,7 +501,7 @@ def training_rows(world: World) -> dict[str, list[dict]]:
     return {"sft": sft, "prompts": prompts}
 
 
-def preference_rows(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, seed: int) -> list[dict]:
+def preference_rows(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, seed: int) -> list[Row]:
     """Polite and right against what the base itself can say: plain, in another form, or wrong.
 
     The rejected side is sampled from the base (hot, and after exemplars in each form), because a reward model that has
@@ -537,7 +539,7 @@ def sampled_answers(
     return {text for text in found if text.strip()}
 
 
-def write_jsonl(path: Path, rows: list[dict]) -> None:
+def write_jsonl(path: Path, rows: list[Row]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -37,7 +37,7 @@ def main() -> int:
         for target, method in (*ARMS, *KNOWLEDGE):
             train(args.out, target, method, seed)
     comparison = compare(args.out)
-    result = {
+    result: dict[str, Any] = {
         "command": f"python -m scripts.prove_demo --seeds {args.seeds}",
         "machine": {"cpu": platform.processor() or platform.machine(), "python": platform.python_version()},
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
