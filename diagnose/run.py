@@ -81,7 +81,9 @@ def conclude(
     judged = verdicts(evalset, log, found, config.rule)
     command = f"python train.py diagnosis={shlex.quote(str(config.out))}"
     advice = recommend(evalset, judged, found, log, config.rule, rows, rng, command)
-    decision = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    # Not the weights' times: another clone of the same model and set makes the same decision.
+    lasting = {k: v for k, v in identity.items() if k != "weights"}
+    decision = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:12]
     return Diagnosis(
         decision_id=decision,
         run=record,
@@ -151,7 +153,8 @@ def _identity(evalset: EvalSet, record: dict[str, Any], config: DiagnoseConfig) 
     return {
         "evalset": evalset.sha256[:16],
         "render": record["render_sha"],
-        "model": sha([model, _weights(config.model.path)]),
+        "model": sha(model),
+        "weights": sha(_weights(config.model.path)),
         "probes": sha(asdict(config.probes)),
         "seed": str(config.seed),
     }
