@@ -19,6 +19,7 @@ from eval.ask import ARM_PROBE, Measurement
 from eval.config import GateConfig
 from eval.records import RunResult, SliceDelta
 
+ALPHA = 0.05
 FLIPS = 10_000
 """Sign-flip draws of the clustered test."""
 
@@ -208,13 +209,18 @@ def _slice_verdict(
 
 
 def _holm(deltas: list[SliceDelta]) -> list[SliceDelta]:
-    """Holm's correction over the slices of one run."""
+    """Holm's correction over the slices of one run; a change that does not survive it is a tie."""
     tested = [d for d in deltas if d.p is not None]
     if not tested:
         return deltas
     corrected = multipletests([d.p for d in tested], method="holm")[1]
     by_slice = {d.slice: float(p) for d, p in zip(tested, corrected, strict=True)}
-    return [replace(d, p_holm=by_slice.get(d.slice)) for d in deltas]
+    out = []
+    for d in deltas:
+        p = by_slice.get(d.slice)
+        lost = d.verdict in ("better", "worse") and p is not None and p >= ALPHA
+        out.append(replace(d, p_holm=p, verdict="tie" if lost else d.verdict))
+    return out
 
 
 def _pooled_guard(

@@ -85,6 +85,19 @@ def test_verdicts(deltas: list[SliceDelta], guard: dict[str, object], expected: 
     assert _verdict(deltas, guard, GateConfig(critical=["c"]))[0] == expected
 
 
+def test_one_slice_of_many_that_moved_by_chance_is_a_tie() -> None:
+    """Five lost of 56 has an interval below 0 and p = .06; among six slices that is nothing."""
+    from dataclasses import replace
+
+    from eval.compare import _holm
+
+    moved = replace(delta("o", "other", *DOWN, "worse"), p=0.0625)
+    clear = replace(delta("t", "target", *UP, "better"), p=1e-6)
+    found = {d.slice: d for d in _holm([moved, clear, *(delta(f"s{i}", "other", *FLAT) for i in range(4))])}
+    assert (found["o"].verdict, found["t"].verdict) == ("tie", "better")
+    assert found["o"].p_holm == pytest.approx(0.0625 * 5)
+
+
 def result(method: str, seed: int) -> RunResult:
     return RunResult(
         run=f"{method}{seed}",
