@@ -50,7 +50,7 @@ def _run_table(result: RunResult, arms: list[str]) -> Table:
         before, after = (_rate(x) for x in (d.before, d.after))
         counts = (str(len(d.fixed)), str(len(d.broken)))
         predicted = f"{d.predicted['mean']:+.2f}" if d.predicted else "–"
-        p = "–" if d.p_holm is None else f"{d.p_holm:.3f}"
+        p = p_text(d.p_holm)
         table.add_row(
             safe(d.slice), d.role, str(d.n), before, after, delta_text(d).replace("[", "\\["), p, *counts, predicted,
             f"[{colour}]{d.verdict}[/{colour}]",
@@ -63,6 +63,11 @@ def delta_text(d: SliceDelta) -> str:
     if d.delta is None or d.low is None or d.high is None:
         return "no items"
     return f"{signed(d.delta)} [{signed(d.low)}, {signed(d.high)}]"
+
+
+def p_text(p: float | None) -> str:
+    """Three decimals; a p-value is never zero."""
+    return "–" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)
 
 
 def signed(value: float) -> str:
