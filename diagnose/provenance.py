@@ -22,7 +22,7 @@ SECRETS = ("key", "token", "secret", "password")
 def provenance(config: Any) -> dict[str, Any]:
     """The record without device, which is known only once a model is loaded."""
     return {
-        "command": [Path(sys.argv[0]).name, *(hide(arg) for arg in sys.argv[1:])],
+        "command": typed_command(),
         "config": asdict(config),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
@@ -31,6 +31,13 @@ def provenance(config: Any) -> dict[str, Any]:
         "seed": getattr(config, "seed", None),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def typed_command() -> list[str]:
+    """The command as it was typed, before the root scripts complete it; without secrets."""
+    script, typed = Path(sys.argv[0]).name, sys.orig_argv
+    at = next((i for i, part in enumerate(typed) if Path(part).name == script), None)
+    return [script, *(hide(arg) for arg in (sys.argv[1:] if at is None else typed[at + 1 :]))]
 
 
 def hide(argument: str) -> str:
