@@ -58,6 +58,25 @@ def read_evalset(config: EvalSetConfig) -> EvalSet:
     return EvalSet([i for i in items if i.id not in kept_back], exemplars, _identity(path, config))
 
 
+def hints(evalset: EvalSet) -> list[str]:
+    """What is allowed but probably not meant: `exact` cannot see a JSON answer's content in another form."""
+    as_text = [i for i in evalset.items if i.grader["kind"] == "exact" and i.targets and _is_object(i.targets[0])]
+    if not as_text:
+        return []
+    names = ", ".join(sorted({name for i in as_text for name in i.slices}))
+    return [
+        f"hint: {len(as_text)} targets in {names} are JSON objects read by the exact grader, which takes right content "
+        "in another form for wrong; evalset.grader.kind=json (or a grader per row) reads both"
+    ]
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
 def read_rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[dict[str, Any], str]]:
     """Rows of a JSONL file with their file:line, columns mapped.
 

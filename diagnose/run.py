@@ -19,7 +19,7 @@ from diagnose.config import DataConfig, DiagnoseConfig
 from diagnose.console import Bars, show_diagnosis
 from diagnose.controls import grader_controls, margin_controls
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet, read_evalset, read_rows, slice_name
+from diagnose.evalset import EvalSet, hints, read_evalset, read_rows, slice_name
 from diagnose.model import HFModel, check_answer_length, check_end_token, check_windows, render_sha
 from diagnose.probes import climb
 from diagnose.provenance import ROOT, provenance, write_json, write_whole
@@ -40,6 +40,8 @@ def run(config: DiagnoseConfig) -> Diagnosis:
         Blocked: the model's end token is not the one it ends with.
     """
     evalset = read_evalset(config.evalset)
+    for hint in hints(evalset):
+        print(hint, file=sys.stderr)
     rows = rows_at_hand(config.data)
     out = Path(config.out or "")
     model = HFModel(config.model)

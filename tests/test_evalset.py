@@ -104,6 +104,15 @@ def test_wrong_mappings_are_named(tmp_path: Path, columns: dict[str, str], says:
     assert says in str(caught.value)
 
 
+def test_json_targets_under_the_exact_grader_are_hinted_at(tmp_path: Path) -> None:
+    from diagnose.evalset import hints
+
+    row = GOOD | {"target": '{"a": 1}'}
+    assert "grader.kind=json" in hints(many(tmp_path, [row]))[0]
+    assert hints(many(tmp_path, [row | {"grader": {"kind": "json"}}])) == []
+    assert hints(many(tmp_path, [GOOD])) == []
+
+
 def test_a_limit_draws_from_the_whole_file(tmp_path: Path) -> None:
     items = many(tmp_path, [GOOD | {"id": f"q{i:03}"} for i in range(200)], limit=40).items
     assert len(items) == 40 - RESERVED
