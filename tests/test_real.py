@@ -37,7 +37,10 @@ def test_a_limit_that_cuts_the_wanted_answer_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "lora", "reached"),
-    [("words", [], 0.8), ("json", ["lora.modules_to_save=[embed_tokens,lm_head]"], 0.8)],
+    [
+        ("words", ["method.args.max_steps=200"], 0.8),
+        ("json", ["lora.modules_to_save=[embed_tokens,lm_head]", "method.args.max_steps=300"], 0.8),
+    ],
 )
 def test_the_whole_loop(tmp_path: Path, kind: str, lora: list[str], reached: float) -> None:
     diagnosis, run, out = tmp_path / "diagnosis", tmp_path / "run", tmp_path / "comparison"

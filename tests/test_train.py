@@ -95,20 +95,12 @@ def test_the_run_describes_itself(trained: tuple[str, Path]) -> None:
         assert [h["step"] for h in run["metrics"]["rloo"]["gold_watch"]] == [0, 10, 20]
 
 
-def test_the_same_seed_trains_the_same_adapter(demo_diagnosis: Path) -> None:
-    found = []
-    for name in ("once", "twice"):
-        out = demo_diagnosis.parent / name
-        args = ["method=sft", "data.slices=[stone_json]", "method.args.max_steps=3", f"out={out}", "wandb=disabled"]
-        done = run_verb("train", f"diagnosis={demo_diagnosis}", *args)
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append((out / "adapter" / "adapter_model.safetensors").read_bytes())
-    assert found[0] == found[1]
-
-
 def test_a_killed_run_goes_on_to_the_same_adapter(demo_diagnosis: Path) -> None:
-    """kill -9 on the run and its worker once a checkpoint is there; the same command ends as if nothing had been."""
-    args = ["method=sft", "data.slices=[stone_json]", "method.args.max_steps=60", "method.args.save_steps=10"]
+    """kill -9 on the run and its worker once a checkpoint is there; the same command ends as if nothing had been.
+
+    Byte equality also says that one seed trains one adapter.
+    """
+    args = ["method=sft", "data.slices=[stone_json]", "method.args.max_steps=40", "method.args.save_steps=10"]
     whole, cut = (demo_diagnosis.parent / name for name in ("uninterrupted", "killed"))
     command = [f"diagnosis={demo_diagnosis}", *args, "wandb=disabled"]
     assert run_verb("train", *command, f"out={whole}").returncode == 0
