@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import betaln, gammaln
@@ -19,11 +20,12 @@ from scipy.special import betaln, gammaln
 from diagnose.answers import AnswerLog
 from diagnose.config import ProbesConfig, RuleConfig
 from diagnose.evalset import EvalSet
-from diagnose.grade import grade, prefers
-from diagnose.probes import missing_probes
-from diagnose.records import CLASSES, Answer, Attribution, EvalItem
+from diagnose.grade import form_of, grade, prefers
+from diagnose.judge import pick
+from diagnose.probes import missing_probes, own_answer
+from diagnose.records import CLASSES, KNOWLEDGE, Answer, Attribution, EvalItem
 
-LEVELS = ("plain", "shaped")
+LEVELS = ("plain", "shaped", "constrained")
 WINS = ("ranked_question", "ranked_statement", "given", "judged")
 Array = np.ndarray
 
@@ -57,9 +59,9 @@ def attribute(
 ) -> Attribution:
     """Posterior draws of each slice's mixture over CLASSES.
 
-    Items whose plain answer could not be scored take no part.
+    Items of which nothing could be read take no part.
     """
-    items = [i for i in evalset.items if log.get("plain", i.id).strict is not None]
+    items = [i for i in evalset.items if readable(i, log)]
     members = {name: [i for i in items if name in i.slices] for name in evalset.slices}
     missing = {name: missing_probes(part, evalset, settings, name) for name, part in members.items()}
     floors = {name: slice_floors(part, log) for name, part in members.items()}
@@ -93,7 +95,7 @@ def gather(
     rule: RuleConfig,
 ) -> Evidence:
     """Turn the log into arrays."""
-    found = {probe: log.of(probe) for probe in ("plain", "shaped", "sampled", "given")}
+    found = {probe: log.of(probe) for probe in ("plain", "shaped", "constrained", "sampled", "given")}
     cells = sorted({i.slices for i in items})
     sizes = Counter(name for i in items for name in i.slices)
     largest = [max(sorted(cell), key=lambda name: sizes[name]) for cell in cells]
@@ -111,6 +113,7 @@ def gather(
         floors={
             "plain": guess,
             "shaped": guess,
+            "constrained": np.maximum(guess, [luck(i) for i in items]),
             "shaped_form": np.array([floors[i.slices[0]].get("shaped", 0.0) for i in items]),
             "sampled": guess,
             "ranked_question": np.array([_chance(i, log, "question") for i in items]),
@@ -144,7 +147,7 @@ def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
         read = [getattr(a, level) for i in members for a in answers.get(i.id, []) if a.strict is not None]
         if read:
             floors[name] = _mean(read)
-    duels = [_loses(i, a, b) for i in items for a, b in _pairs(log.of("self").get(i.id, []))]
+    duels = [loss for i in items for loss in self_duels(i, log)]
     if any(i.judge for i in items):
         # Half a win and half a loss added: five samples without a loss do not prove that there is none.
         floors["self"] = (sum(duels) + 0.5) / (len(duels) + 1)
@@ -165,10 +168,64 @@ def ranks(item: EvalItem, log: AnswerLog, form: str) -> list[int]:
     return [sum(v >= values[0] for v in values[1:])]
 
 
+def readable(item: EvalItem, log: AnswerLog) -> bool:
+    """Was the plain answer graded, or, where nothing grades content, judged?"""
+    return log.get("plain", item.id).strict is not None or (
+        not item.graded and lost_to_reference(item, log) is not None
+    )
+
+
 def lost_to_reference(item: EvalItem, log: AnswerLog) -> bool | None:
-    """Does the item's own strict answer lose to `chosen` (or to what the rule accepts)? None where nobody judges."""
-    answer = log.get("plain", item.id)
-    return not prefers(item, answer.text) if item.judge and answer.strict else None
+    """Does the item's own answer lose to `chosen` (or to what the rule accepts)? None where nobody judged.
+
+    Against a judge model it loses if `chosen` wins in both orders: a verdict that turns with the places is a tie.
+    """
+    own = own_answer(item, log)
+    if item.judge is None or own is None:
+        return None
+    match item.judge["kind"]:
+        case "rule":
+            return not prefers(item, own)
+        case "reward_model":
+            chosen, mine = log.find("reward", item.id, 0), log.find("reward", item.id, 1)
+            return None if not chosen or not mine else (chosen.logprob or 0.0) > (mine.logprob or 0.0)
+    won = duel(item.id, log, "judged", 0)
+    return None if won is None else won == -1
+
+
+def duel(item: str, log: AnswerLog, probe: str, k: int) -> int | None:
+    """1 if the first text of pair k won in both orders, -1 if the second did, 0 for a tie; None if not readable."""
+    answers = [log.find(probe, item, 2 * k), log.find(probe, item, 2 * k + 1)]
+    letters = [pick(a.text) if a else None for a in answers]
+    if None in letters:
+        return None
+    return {("A", "B"): 1, ("B", "A"): -1}.get((str(letters[0]), str(letters[1])), 0)
+
+
+def self_duels(item: EvalItem, log: AnswerLog) -> list[float]:
+    """Two samples of the model against each other, taken both ways round: how often the first loses to the second."""
+    if item.judge is None:
+        return []
+    if item.judge["kind"] == "model":
+        found = [duel(item.id, log, "judged_self", k) for k in range(len(log.of_item("judged_self", item.id)) // 2)]
+        return [0.5 * abs(won) for won in found if won is not None]
+    if item.judge["kind"] == "reward_model":
+        values: list[Any] = [a.logprob for a in log.of_item("reward_self", item.id)]
+    else:
+        values = [prefers(item, a.text) for a in log.of_item("self", item.id) if a.strict is not False]
+    return [0.5 * (a != b) for a, b in zip(values[::2], values[1::2], strict=False)]
+
+
+def luck(item: EvalItem) -> float:
+    """How often a random answer of the forced form is right: 1/k for k choices, by enumerations for a schema."""
+    form = form_of(item)
+    if form is None:
+        return 0.0
+    if "choices" in form:
+        return 1 / len(form["choices"])
+    fields = form["schema"].get("properties") or {}
+    sizes = [1 if "const" in f else len(f.get("enum") or ()) if isinstance(f, dict) else 0 for f in fields.values()]
+    return float(np.prod([1 / size if size else 0.0 for size in sizes])) if sizes else 0.0
 
 
 def _guess_rate(items: list[EvalItem], log: AnswerLog) -> float:
@@ -187,17 +244,6 @@ def _guess_rate(items: list[EvalItem], log: AnswerLog) -> float:
 
 def _as_gold(item: EvalItem, option: str) -> EvalItem:
     return replace(item, targets=(option,), distractors=(), choices=item.choices, chosen=None)
-
-
-def _loses(item: EvalItem, a: Answer, b: Answer) -> float:
-    """Self against self, both orders: how often does the first lose?"""
-    x, y = bool(prefers(item, a.text)), bool(prefers(item, b.text))
-    return 0.5 * (x != y)
-
-
-def _pairs(answers: list[Answer]) -> list[tuple[Answer, Answer]]:
-    right = [a for a in answers if a.strict]
-    return list(zip(right[::2], right[1::2], strict=False))
 
 
 def _levels(answers: list[Answer]) -> list[float]:
@@ -228,6 +274,8 @@ def _allowed(slices: tuple[str, ...], missing: dict[str, tuple[str, ...]]) -> li
     lacks = {what for name in slices for what in missing[name]}
     out = {"format": "format", "preference": "preference"}
     gone = {out[what] for what in lacks if what in out}
+    if "content" in lacks:
+        gone |= {"format", *KNOWLEDGE}
     if "context" in lacks:
         gone.add("knowledge_skill")  # absent then stands for absent or skill; `verdicts` reports the kind as unresolved
     return [name not in gone for name in CLASSES]

@@ -11,7 +11,21 @@ from typing import Any, TypeVar
 from diagnose.errors import BadInput, GapwiseError
 
 WANDB_MODES = ("offline", "online", "disabled")
-PROBES = ("plain", "shaped", "sampled", "ranked", "given", "judged", "margins")
+PROBES = (
+    "plain",
+    "shaped",
+    "constrained",
+    "sampled",
+    "ranked",
+    "given",
+    "judged",
+    "best",
+    "paraphrased",
+    "margins",
+)
+KINDS = ("hf", "openai", "recorded")
+APIS = ("chat", "completions")
+BUDGETS = ("full", "adaptive")
 
 
 @dataclass
@@ -32,6 +46,11 @@ class ModelConfig:
     system_prompt: str | None = None
     eos_token: str | None = None
     stop: list[str] | None = None
+    api: str = "chat"
+    """openai: `chat` or `completions`; the latter can score texts, where the server echoes log-probabilities."""
+    concurrency: int = 16
+    timeout_seconds: float = 120.0
+    retries: int = 5
     lora_targets: Any = None
     """What LoRA adapts when train is not told otherwise: "all-linear" or a list of module names."""
     train_batch_size: int | None = None
@@ -44,6 +63,9 @@ class EvalSetConfig:
     """Which rows are measured, and how they are graded by default."""
 
     path: str | None = None
+    """A file (JSONL, JSON, CSV, TSV, Parquet), a directory of `datasets`, or a dataset's name on the hub."""
+    split: str | None = None
+    subset: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     """Our field → a column of the file, or a Jinja template over its columns."""
     grader: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})
@@ -57,10 +79,15 @@ class ProbesConfig:
 
     enabled: list[str] = field(default_factory=lambda: list(PROBES))
     budget: str = "full"
+    """`adaptive` asks item by item until a slice's verdict is sure enough."""
+    first_items: int = 16
+    more_items: int = 8
     shots: int = 3
     shaped_draws: int = 2
     samples: int = 8
     more_samples: int = 24
+    best_items: int = 50
+    paraphrased_items: int = 32
     temperature: float = 1.0
 
 
@@ -71,6 +98,8 @@ class RuleConfig:
     tau: float = 0.1
     min_items: int = 16
     claim: float = 0.9
+    stop: float = 0.95
+    grader_trust: float = 1.6
     mixed_share: float = 0.3
     kappa: float = 1.0
     strength: float = 12.0
@@ -87,6 +116,9 @@ class RuleConfig:
     min_lift: float = 0.15
     reach: float = -1.0
     rho_dpo_in_reach: float = 0.75
+    best_high: float = 0.65
+    best_low: float = 0.55
+    rho_out_of_reach: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -121,6 +153,8 @@ class DiagnoseConfig:
     probes: ProbesConfig = field(default_factory=ProbesConfig)
     rule: RuleConfig = field(default_factory=RuleConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    judge: ModelConfig = field(default_factory=ModelConfig)
+    """The model that rows mean by a judge when they name none."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = 0
     out: str | None = None
@@ -149,11 +183,14 @@ def register_diagnose() -> None:
 def own_groups(arguments: list[str]) -> list[str]:
     """Somebody's own paths must not inherit the demo's settings or rows: `model.path=DIR` selects `model=own` too."""
     keys = {
-        "model": ("model.path=", "model.base_url="),
+        "model": ("model.path=",),
         "evalset": ("evalset.path=",),
         "data": ("data.sft=", "data.preferences=", "data.prompts=", "evalset.path=", "evalset="),
     }
     chosen = {group for group in keys for a in arguments if a.startswith(f"{group}=")}
+    served = any(a.startswith(("model.base_url=", "model.kind=openai")) for a in arguments)
+    if served and "model" not in chosen:
+        return own_groups([*arguments, "model=served"])
     own = [g for g, starts in keys.items() if g not in chosen and any(a.startswith(starts) for a in arguments)]
     return [*arguments, *(f"{group}=own" for group in own)]
 
@@ -195,16 +232,31 @@ def check_diagnose(config: DiagnoseConfig) -> None:
         f"probes.enabled: unknown {unknown}; allowed: {', '.join(PROBES)}": unknown,
         "probes.enabled: `plain` must be among them, the others are asked of its failures": "plain"
         not in c.probes.enabled,
-        f"probes.budget={c.probes.budget}: allowed here: full": c.probes.budget != "full",
-        f"model.kind={c.model.kind}: allowed here: hf": c.model.kind != "hf",
-        "model.path: missing; a directory or a hub name": not c.model.path,
-        "evalset.path: missing; a JSONL file (one item a line)": not c.evalset.path,
+        f"probes.budget={c.probes.budget}: allowed: {', '.join(BUDGETS)}": c.probes.budget not in BUDGETS,
+        f"model.kind={c.model.kind}: allowed: {', '.join(KINDS)}": c.model.kind not in KINDS,
+        f"judge.kind={c.judge.kind}: allowed: hf, openai": c.judge.kind not in ("hf", "openai"),
+        f"model.api={c.model.api}: allowed: {', '.join(APIS)}": c.model.api not in APIS,
+        f"model.concurrency={c.model.concurrency}: at least 1": c.model.concurrency < 1,
+        f"model.timeout_seconds={c.model.timeout_seconds}: more than 0": c.model.timeout_seconds <= 0,
+        f"model.retries={c.model.retries}: 0 or more": c.model.retries < 0,
+        f"model.batch_size={c.model.batch_size}: at least 1": c.model.batch_size is not None and c.model.batch_size < 1,
+        f"model.max_new_tokens={c.model.max_new_tokens}: at least 1": (c.model.max_new_tokens or 1) < 1,
+        f"probes.temperature={c.probes.temperature}: more than 0": c.probes.temperature <= 0,
+        f"probes.samples={c.probes.samples}: at least 1": c.probes.samples < 1,
+        f"probes.shots={c.probes.shots}: 1 to 4": not 1 <= c.probes.shots <= 4,
+        "model.base_url: missing; model.kind=openai needs it": c.model.kind == "openai" and not c.model.base_url,
+        "model.name: missing; model.kind=openai needs it": c.model.kind == "openai" and not c.model.name,
+        "model.path: missing; a directory or a hub name (recorded: a log)": c.model.kind != "openai"
+        and not c.model.path,
+        "evalset.path: missing; a file, a directory of `datasets`, or a hub name": not c.evalset.path,
         f"evalset.limit={c.evalset.limit}: at least 1": c.evalset.limit is not None and c.evalset.limit < 1,
         f"seed={c.seed}: allowed: 0 or more": c.seed < 0,
         f"rule.sweeps={c.rule.sweeps}: must be more than rule.burn={c.rule.burn}": c.rule.sweeps <= c.rule.burn,
         f"wandb.mode={c.wandb.mode}: allowed: {', '.join(WANDB_MODES)}": c.wandb.mode not in WANDB_MODES,
         "launch=true: needs rows to train on: data.sft=F.jsonl or data.preferences=F.jsonl": c.launch
         and not (c.data.sft or c.data.preferences),
+        f"launch=true: train loads a model of its own; not possible with model.kind={c.model.kind}": c.launch
+        and c.model.kind != "hf",
     }
     for message, wrong in complaints.items():
         if wrong:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 from diagnose.answers import AnswerLog
+from diagnose.attribute import duel
 from diagnose.grade import grade, separates_content
-from diagnose.probes import content
+from diagnose.probes import right_in_wrong_form, wrong_answers
 from diagnose.records import EvalItem
 from diagnose.verdicts import rate
 
 PER_KIND = 200
 
 
-def grader_controls(items: list[EvalItem]) -> dict[str, dict[str, Any]]:
+def grader_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, dict[str, Any]]:
     """Sensitivity and specificity of the lenient reading per grader kind, each with n and its 95 % interval.
 
     Sensitivity: gold content in five wrong forms is read as there. Specificity: same-type wrong answers, a list of
-    every option, a hedge between two answers and an echo of the prompt are not.
+    every option, a hedge between two answers and an echo of the prompt are not. `rejects_gold`: share of gold answers
+    that the strict reading refuses; 0 for graders that were checked on load, measured for a model that grades.
     """
     by_kind: dict[str, list[EvalItem]] = defaultdict(list)
     for item in items:
@@ -27,10 +28,44 @@ def grader_controls(items: list[EvalItem]) -> dict[str, dict[str, Any]]:
             by_kind[item.grader["kind"]].append(item)
     out = {}
     for kind, members in sorted(by_kind.items()):
-        right = [bool(grade(i, text).lenient) for i in members[:PER_KIND] for text in _right_in_wrong_form(i)]
-        wrong = [not grade(i, text).lenient for i in members[:PER_KIND] for text in _wrong(i)]
-        out[kind] = _shown("sensitivity", right) | _shown("specificity", wrong)
+        if kind == "judge":
+            right, wrong, gold = (_noted(f"control_{name}", members, log) for name in ("right", "wrong", "gold"))
+        else:
+            some = members[:PER_KIND]
+            right = [bool(grade(i, text).lenient) for i in some for text in right_in_wrong_form(i)]
+            wrong = [bool(grade(i, text).lenient) for i in some for text in wrong_answers(i)]
+            gold = []
+        out[kind] = _shown("sensitivity", right) | _shown("specificity", [not w for w in wrong])
+        out[kind] |= _shown("rejects_gold", [not g for g in gold])
     return out
+
+
+def _noted(probe: str, items: list[EvalItem], log: AnswerLog) -> list[bool]:
+    """How a judging grader read the controls; what it left unreadable does not count."""
+    read = [a.strict if probe == "control_gold" else a.lenient for i in items for a in log.of_item(probe, i.id)]
+    return [r for r in read if r is not None]
+
+
+def judge_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
+    """How often the judge prefers chosen to rejected, and how often a place and not a text decided (both orders).
+
+    Empty where no model judges.
+    """
+    pairs: list[bool] = []
+    turned: list[bool] = []
+    for item in items:
+        if item.judge is None or item.judge["kind"] == "rule":
+            continue
+        if item.judge["kind"] == "reward_model":
+            values = [log.find("reward", item.id, draw) for draw in (0, 2)]
+            if all(values):
+                pairs.append((values[0].logprob or 0.0) > (values[1].logprob or 0.0))  # type: ignore[union-attr]
+            continue
+        won = duel(item.id, log, "judged_control", 0)
+        pairs += [won == 1] if won is not None else []
+        own = duel(item.id, log, "judged", 0)
+        turned += [w == 0 for w in (won, own) if w is not None]
+    return _shown("accuracy", pairs) | _shown("position_bias", turned) if pairs or turned else {}
 
 
 def margin_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
@@ -53,24 +88,6 @@ def margin_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
     terciles = {"shorter": margins[:third], "middle": margins[third:-third], "longer": margins[-third:]}
     by_length = {name: _shown("rank_accuracy", [right for _, right in part]) for name, part in terciles.items()}
     return _shown("rank_accuracy", [right for _, right in margins]) | {"by_length": by_length}
-
-
-def _right_in_wrong_form(item: EvalItem) -> Iterator[str]:
-    gold = content(item, item.targets[0])
-    yield f"The answer is {gold}."
-    yield f'"{gold}"'
-    yield f"Answer: {gold}\n"
-    yield gold.lower()
-    yield f"**{gold}**"
-
-
-def _wrong(item: EvalItem) -> Iterator[str]:
-    gold, options = content(item, item.targets[0]), [content(item, o) for o in item.options]
-    yield from options[:3]
-    if options:
-        yield ", ".join([gold, *options])
-        yield f"{gold} or {options[0]}"
-    yield item.turns[-1][1]
 
 
 def _shown(name: str, values: list[bool]) -> dict[str, Any]:

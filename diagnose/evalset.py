@@ -1,23 +1,26 @@
-"""JSONL → list[EvalItem]; every complaint names file:line, and every gold answer must pass its own grader."""
+"""Rows → list[EvalItem]; every complaint names file:line, and every gold answer must pass its own grader."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from diagnose.config import EvalSetConfig
 from diagnose.errors import BadInput
-from diagnose.grade import check_grader, grade, prefers
+from diagnose.grade import NEEDS_NO_GOLD, check_grader, grade, prefers
 from diagnose.provenance import file_sha
 from diagnose.records import EvalItem
+from diagnose.rows import read_rows
 
 TEXT_FIELDS = ("context", "chosen", "rejected", "statement", "cluster", "group")
 LIST_FIELDS = ("choices", "distractors", "paraphrases")
+PARSED = ("grader", "messages", "slice", *LIST_FIELDS)
+"""Fields that may come as JSON text."""
 OWN_FIELDS = {"id", "slice", "prompt", "messages", "target", "grader", *TEXT_FIELDS, *LIST_FIELDS}
 RESERVED = 4
 """Items per slice kept back as exemplars, never scored."""
@@ -46,16 +49,16 @@ def read_evalset(config: EvalSetConfig) -> EvalSet:
         BadInput: the file, a row or a gold answer is not usable.
     """
     assert config.path is not None
-    path = Path(config.path)
-    items = [_item(row, where, config) for row, where in read_rows(path, config.columns)]
+    rows = read_rows(config.path, config.columns, config.split, config.subset)
+    items = [_item(row, where, number, config) for number, (row, where) in enumerate(rows, 1)]
     if not items:
-        raise BadInput(f"{path}: holds no rows; an eval set has one JSON object a line")
+        raise BadInput(f"{config.path}: holds no rows; an eval set has one item a row")
     _check_ids(items)
+    _check_one_kind(items)
     _check_gold(items)
     items = _limited(items, config.limit)
-    exemplars = _reserve(items)
-    kept_back = {item.id for kept in exemplars.values() for item in kept}
-    return EvalSet([i for i in items if i.id not in kept_back], exemplars, _identity(path, config))
+    exemplars, kept_back = _reserve(items)
+    return EvalSet([i for i in items if i.id not in kept_back], exemplars, _identity(config, items))
 
 
 def hints(evalset: EvalSet) -> list[str]:
@@ -77,34 +80,6 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def read_rows(path: Path, columns: dict[str, str]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Rows of a JSONL file with their file:line, columns mapped.
-
-    Args:
-        columns: our field → a column name, or a Jinja template over the row's columns.
-    """
-    if not path.is_file():
-        found = "is a directory" if path.is_dir() else "does not exist"
-        raise BadInput(f"{path}: {found}; expected a JSONL file")
-    rename = {ours: _column(ours, source) for ours, source in columns.items()}
-    with path.open("rb") as handle:
-        for number, raw in enumerate(handle, 1):
-            where = f"{path}:{number}"
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise BadInput(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
-            if not text:
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
-            if not isinstance(row, dict):
-                raise BadInput(f"{where}: a {type(row).__name__}; expected a JSON object")
-            yield row | {ours: source(row, where) for ours, source in rename.items()}, where
-
-
 def slice_name(row: dict[str, Any]) -> str:
     """The slice of a training row; '' where it has none; the first of several."""
     value = row.get("slice")
@@ -113,35 +88,8 @@ def slice_name(row: dict[str, Any]) -> str:
     return "" if value is None else str(value)
 
 
-def _column(ours: str, source: str) -> Callable[[dict[str, Any], str], Any]:
-    """A reader of one mapped field."""
-    if "{{" not in source and "{%" not in source:
-
-        def read(row: dict[str, Any], where: str) -> Any:
-            if source not in row:
-                raise BadInput(f"{where}: no column {source!r} (mapped to {ours}); found: {', '.join(row)}")
-            return row[source]
-
-        return read
-
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    try:
-        template = ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(source)
-    except TemplateError as error:
-        raise BadInput(f"columns.{ours}: not a Jinja template: {error}") from None
-
-    def fill(row: dict[str, Any], where: str) -> str:
-        try:
-            return template.render(row)
-        except TemplateError as error:
-            raise BadInput(f"{where}: columns.{ours}: {error}; found: {', '.join(row)}") from None
-
-    return fill
-
-
-def _item(row: dict[str, Any], where: str, config: EvalSetConfig) -> EvalItem:
+def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -> EvalItem:
+    row = row | {name: _parsed(row[name], name, where) for name in PARSED if isinstance(row.get(name), str)}
     grader = row.get("grader") or config.grader
     check_grader(grader, where)
     for name in TEXT_FIELDS:
@@ -150,16 +98,18 @@ def _item(row: dict[str, Any], where: str, config: EvalSetConfig) -> EvalItem:
     optional: dict[str, Any] = {name: row.get(name) for name in TEXT_FIELDS}
     optional |= {name: _texts(row.get(name, ()), name, where) for name in LIST_FIELDS}
     item = EvalItem(
-        id=str(row["id"] if row.get("id") is not None else f"line-{where.rsplit(':', 1)[1]}"),
+        id=str(row["id"] if row.get("id") is not None else f"line-{number}"),
         slices=_texts("all" if row.get("slice") is None else row["slice"], "slice", where),
         turns=_turns(row, where),
-        targets=_texts(row.get("target", ()), "target", where),
+        targets=_texts(_several(row.get("target", ()), grader), "target", where),
         grader=grader,
+        chat=row.get("messages") is not None,
         where=where,
         extra={key: value for key, value in row.items() if key not in OWN_FIELDS},
         **optional,
     )
-    if not item.targets and not item.chosen and not (grader["kind"] == "json" and grader.get("schema")):
+    goldless = grader["kind"] in NEEDS_NO_GOLD or (grader["kind"] == "json" and grader.get("schema"))
+    if not item.targets and not item.chosen and not goldless:
         raise BadInput(f"{where}: neither target nor chosen; the {grader['kind']} grader needs one")
     if any(not text.strip() for text in item.targets):
         raise BadInput(f"{where}: target is empty")
@@ -184,6 +134,28 @@ def _turns(row: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
     return (("user", prompt),)
 
 
+def _parsed(text: str, name: str, where: str) -> Any:
+    """CSV cells and templates are texts; where a list or an object is meant, JSON says so."""
+    if not text.lstrip().startswith(("[", "{")):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        if name == "slice":
+            return text
+        raise BadInput(f"{where}: {name} is not JSON: {error}") from None
+
+
+def _several(target: Any, grader: dict[str, Any]) -> Any:
+    """A JSON list of texts as target means several targets, except where JSON is what is graded."""
+    if not isinstance(target, str) or grader["kind"] == "json" or not target.startswith('["'):
+        return target
+    try:
+        return json.loads(target)
+    except ValueError:
+        return target
+
+
 def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
     values = value if isinstance(value, list | tuple) else [] if value is None else [value]
     if any(isinstance(v, dict | list | bool) or v is None for v in values):
@@ -199,11 +171,24 @@ def _check_ids(items: Iterable[EvalItem]) -> None:
         seen[item.id] = item.where
 
 
+def _check_one_kind(items: list[EvalItem]) -> None:
+    """A chat and a plain row of one set would be asked in different ways."""
+    first = items[0]
+    other = next((i for i in items if i.chat != first.chat), None)
+    if other:
+        names = {True: "messages", False: "prompt"}
+        raise BadInput(
+            f"{other.where}: has {names[other.chat]}, while {first.where} has {names[first.chat]}; "
+            "an eval set has one of the two"
+        )
+
+
 def _check_gold(items: list[EvalItem]) -> None:
     """Otherwise the grader's bug is reported as the model's gap."""
     failed = []
     for item in items:
-        gold = [*item.targets, *([item.chosen] if item.chosen else [])]
+        # A regex target is what the pattern captures, not an answer.
+        gold = [*(item.targets if item.grader["kind"] != "regex" else ()), *([item.chosen] if item.chosen else [])]
         failed += [(item, text) for text in gold if grade(item, text).strict is False]
         if item.chosen and prefers(item, item.chosen) is False:
             raise BadInput(f"{item.where} ({item.id}): chosen fails its own rule {item.grader['judge']['prefer']!r}")
@@ -232,21 +217,40 @@ def _hash(item: EvalItem) -> str:
     return hashlib.sha256(item.id.encode()).hexdigest()
 
 
-def _reserve(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
-    """Per slice, the items of smallest hash; no scored item shares a cluster with them.
+def _reserve(items: list[EvalItem]) -> tuple[dict[str, list[EvalItem]], set[str]]:
+    """Per slice its exemplars, and the ids of all items that are not scored: these and whoever shares their cluster.
 
-    The choice does not depend on the seed, so that every run on this file is measured with the same ruler.
+    Small clusters first, then by hash: the choice does not depend on the seed, so that every run on this file is
+    measured with the same ruler. A slice whose clusters are too large to give four away reserves none.
     """
+    clusters: dict[str, list[EvalItem]] = defaultdict(list)
+    for item in items:
+        clusters[_source(item)].append(item)
     reserved: dict[str, list[EvalItem]] = {}
-    for name in sorted({s for item in items for s in item.slices}):
-        members = [i for i in items if name in i.slices and i.wanted and i.cluster is None]
-        members.sort(key=_hash)
-        if len(members) >= RESERVE_FROM:
-            reserved[name] = members[:RESERVED]
-    return reserved
+    kept_back: set[str] = set()
+    members: dict[str, list[EvalItem]] = defaultdict(list)
+    for item in items:
+        for name in item.slices:
+            members[name].append(item)
+    for name in sorted(members):
+        able = sorted((i for i in members[name] if i.wanted), key=lambda i: (len(clusters[_source(i)]), _hash(i)))
+        chosen = list({_source(i): i for i in reversed(able)}.values())[::-1][:RESERVED]
+        lost = {i.id for e in chosen for i in clusters[_source(e)]}
+        spent = sum(i.id in lost for i in members[name])
+        if len(able) >= RESERVE_FROM and len(chosen) == RESERVED and spent <= max(RESERVED, len(members[name]) // 8):
+            reserved[name] = chosen
+            kept_back |= lost
+    return reserved, kept_back
 
 
-def _identity(path: Path, config: EvalSetConfig) -> str:
+def _source(item: EvalItem) -> str:
+    """What an item shares with others; alone if with nobody."""
+    return f"cluster {item.cluster}" if item.cluster is not None else f"item {item.id}"
+
+
+def _identity(config: EvalSetConfig, items: list[EvalItem]) -> str:
     """Changes when the rows, their mapping or the default grader change."""
-    parts = [file_sha(path), config.columns, config.grader, config.limit]
+    path = Path(str(config.path))
+    rows = file_sha(path) if path.is_file() else hashlib.sha256(repr(items).encode()).hexdigest()
+    parts = [rows, config.columns, config.grader, config.limit]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -15,10 +15,12 @@ from functools import lru_cache
 from typing import Any
 
 from diagnose.errors import BadInput
+from diagnose.instructions import check_instructions, follows
 from diagnose.records import EvalItem, Reading
 
-KINDS = ("exact", "number", "contains", "choice", "json")
-JUDGES = ("rule",)
+KINDS = ("exact", "regex", "number", "contains", "choice", "json", "instructions", "judge")
+JUDGES = ("rule", "reward_model", "model")
+NEEDS_NO_GOLD = ("regex", "instructions", "judge")
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 EMBEDDED = re.compile(r"\{.*\}|\[.*\]", re.DOTALL)
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
@@ -31,6 +33,8 @@ def grade(item: EvalItem, text: str) -> Reading:
     Returns:
         strict and lenient; both None with a reason where the item cannot be scored.
     """
+    if not item.graded:
+        return Reading(None, None, "ungraded")
     match item.grader["kind"]:
         case "exact":
             strict, lenient = _exact(item, text)
@@ -42,18 +46,38 @@ def grade(item: EvalItem, text: str) -> Reading:
             strict, lenient = _choice(item, text)
         case "json":
             strict, lenient = _json(item, text)
+        case "regex":
+            strict, lenient = _regex(item, text)
+        case "instructions":
+            strict, lenient = follows(item.grader["instructions"], item.turns[-1][1], text)
+        case "judge":
+            return Reading(None, None, "judge")
     return Reading(strict, strict or lenient)
 
 
 def prefers(item: EvalItem, text: str) -> bool | None:
     """Does the item's rule accept this response? None where the item has no rule."""
     judge = item.judge
-    return None if judge is None else _rule(judge["prefer"]).search(text) is not None
+    return None if judge is None or judge["kind"] != "rule" else _rule(judge["prefer"]).search(text) is not None
 
 
 def separates_content(item: EvalItem) -> bool:
     """Can this grader see right content in a wrong form at all? If not, FORMAT leaves the model."""
-    return item.grader["kind"] != "contains" and bool(item.targets)
+    match item.grader["kind"]:
+        case "contains":
+            return False
+        case "instructions" | "judge":
+            return True
+        case "regex":
+            return bool(item.targets) or "lenient" in item.grader
+    return bool(item.targets)
+
+
+def form_of(item: EvalItem) -> dict[str, Any] | None:
+    """What production could force an answer into: a JSON Schema or one of the choices; None where there is neither."""
+    if item.grader.get("schema") is not None:
+        return {"schema": item.grader["schema"]}
+    return {"choices": list(item.choices)} if item.grader["kind"] == "choice" and item.choices else None
 
 
 def check_grader(grader: Any, where: str) -> None:
@@ -69,16 +93,31 @@ def check_grader(grader: Any, where: str) -> None:
         raise BadInput(f"{where}: grader.tolerance is {grader['tolerance']!r}; expected a number")
     if grader.get("schema") is not None:
         _validator(json.dumps(grader["schema"]), where)
-    judge = grader.get("judge")
-    if judge is None:
-        return
-    if not isinstance(judge, dict) or judge.get("kind") not in JUDGES or not isinstance(judge.get("prefer"), str):
-        raise BadInput(f'{where}: judge {judge!r}; allowed: {{"kind": "rule", "prefer": "RE2 pattern"}}')
-    _rule(judge["prefer"], where)
+    if grader["kind"] == "instructions":
+        check_instructions(grader.get("instructions"), where)
+    for key in ("pattern", "lenient") if grader["kind"] == "regex" else ():
+        if key == "pattern" or key in grader:
+            if not isinstance(grader.get(key), str):
+                raise BadInput(f"{where}: grader.{key} is {grader.get(key)!r}; expected an RE2 pattern")
+            _rule(grader[key], f"{where}: grader.{key}")
+    if grader.get("judge") is not None:
+        _check_judge(grader["judge"], where)
+
+
+def _check_judge(judge: Any, where: str) -> None:
+    kind = judge.get("kind") if isinstance(judge, dict) else None
+    needs = {"rule": "prefer", "reward_model": "path"}.get(kind or "")
+    if kind not in JUDGES or (needs and not isinstance(judge.get(needs), str)):
+        raise BadInput(
+            f'{where}: judge {judge!r}; allowed: {{"kind": "rule", "prefer": "RE2 pattern"}}, '
+            '{"kind": "reward_model", "path": "DIR_OR_HUB_NAME"}, {"kind": "model"}'
+        )
+    if kind == "rule":
+        _rule(judge["prefer"], f"{where}: judge.prefer")
 
 
 @lru_cache(maxsize=256)
-def _rule(pattern: str, where: str = "judge.prefer") -> Any:
+def _rule(pattern: str, where: str = "pattern") -> Any:
     import re2
 
     options = re2.Options()
@@ -86,7 +125,7 @@ def _rule(pattern: str, where: str = "judge.prefer") -> Any:
     try:
         return re2.compile(pattern, options)
     except re2.error as error:
-        raise BadInput(f"{where}: judge.prefer {pattern!r}: not an RE2 pattern: {_text(error)}") from None
+        raise BadInput(f"{where} {pattern!r}: not an RE2 pattern: {_text(error)}") from None
 
 
 def _text(error: Exception) -> str:
@@ -198,6 +237,21 @@ def _json(item: EvalItem, text: str) -> tuple[bool, bool]:
     rivals = [leaf for option in item.options for leaf in _leaves(_loads(option))]
     lenient = any(all(one_content(item, said, [leaf], rivals) for leaf in _leaves(g)) for g in gold if _leaves(g))
     return strict, lenient
+
+
+def _regex(item: EvalItem, text: str) -> tuple[bool, bool]:
+    """Strict: the pattern is found and, where it has a group and the item a target, captures the target only.
+
+    Lenient: the `lenient` pattern is found, or the target's content stands in the text and no rival's.
+    """
+    golds = {_nfc(target) for target in _golds(item)}
+    found = [m.group(1) if m.re.groups else m.group() for m in _rule(item.grader["pattern"]).finditer(text)]
+    captured = {_nfc(value or "") for value in found}
+    held = _rule(item.grader["pattern"]).groups and golds
+    strict = captured <= golds and bool(captured) if held else bool(captured)
+    if "lenient" in item.grader:
+        return strict, _rule(item.grader["lenient"]).search(text) is not None
+    return strict, bool(golds) and one_content(item, text, golds, item.options)
 
 
 def _golds(item: EvalItem) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 CLASSES = ("none", "format", "knowledge_latent", "knowledge_absent", "knowledge_skill", "preference")
@@ -23,13 +24,13 @@ class Prompt:
     raw: bool = False
     """Continue the text of the only turn as it stands, without chat template or layout."""
 
-    @property
+    @cached_property
     def sha(self) -> str:
         """Hash of what is asked."""
         return hashlib.sha256(json.dumps([self.turns, self.raw]).encode()).hexdigest()[:16]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class EvalItem:
     """One row of the eval set."""
 
@@ -40,6 +41,8 @@ class EvalItem:
     grader: dict[str, Any]
     where: str
     """file:line, for messages."""
+    chat: bool = False
+    """Given as `messages`, not as `prompt`."""
     context: str | None = None
     choices: tuple[str, ...] = ()
     distractors: tuple[str, ...] = ()
@@ -57,9 +60,18 @@ class EvalItem:
         return self.grader.get("judge")
 
     @property
+    def graded(self) -> bool:
+        """Does anything grade the content of an answer?"""
+        return (
+            bool(self.targets)
+            or self.judge is None
+            or self.grader["kind"] in ("regex", "instructions", "judge", "json")
+        )
+
+    @property
     def wanted(self) -> str | None:
-        """The answer that production would like best."""
-        return self.chosen or (self.targets[0] if self.targets else None)
+        """The answer that production would like best; a regex target is only what the pattern captures."""
+        return self.chosen or (self.targets[0] if self.targets and self.grader["kind"] != "regex" else None)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -77,7 +89,7 @@ class Reading:
     reason: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
     """What came back for one probe, item and draw: a text, or the log-probability of a given continuation."""
 
@@ -116,7 +128,7 @@ class Attribution:
 class Rate:
     """A share with its 95 % interval (Jeffreys)."""
 
-    k: int
+    k: float
     n: int
     low: float | None
     high: float | None
@@ -137,7 +149,11 @@ class SliceVerdict:
     interval90: dict[str, Interval]
     strict: Rate
     lenient: Rate
+    lenient_corrected: Rate | None
+    """The lenient rate without the grader's measured errors (Rogan and Gladen 1978); k is not a count."""
     preferred: Rate | None
+    robust: Rate | None
+    """Of the paraphrases that were asked: how many are read as their plain prompt was."""
     waterfall: dict[str, float]
     floors: dict[str, float]
     missing: tuple[str, ...]

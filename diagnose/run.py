@@ -7,7 +7,8 @@ import json
 import shlex
 import sys
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,24 @@ import numpy as np
 
 from diagnose.answers import AnswerLog
 from diagnose.attribute import attribute
+from diagnose.budget import spend
 from diagnose.config import DataConfig, DiagnoseConfig
 from diagnose.console import Bars, show_diagnosis
-from diagnose.controls import grader_controls, margin_controls
+from diagnose.controls import grader_controls, judge_controls, margin_controls
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet, hints, read_evalset, read_rows, slice_name
-from diagnose.model import HFModel, check_answer_length, check_end_token, check_windows, render_sha
-from diagnose.probes import climb
+from diagnose.evalset import EvalSet, hints, read_evalset, slice_name
+from diagnose.judge import Judges
+from diagnose.model import Model, load_model, render_sha
 from diagnose.provenance import ROOT, provenance, write_json, write_whole
 from diagnose.recommend import SOURCE, TRAINING, recommend
-from diagnose.records import Diagnosis, Prompt
+from diagnose.records import Diagnosis
 from diagnose.report import render_report
+from diagnose.rows import read_rows
 from diagnose.tracking import log_diagnosis
-from diagnose.verdicts import verdicts
+from diagnose.verdicts import by_slice, verdicts
 
-END_CHECK_PROMPTS = 8
+SAME_ANSWERS = ("batch_size", "concurrency", "timeout_seconds", "retries", "lora_targets", "train_batch_size", "train")
+"""Settings of a model that do not change what it answers."""
 
 
 def run(config: DiagnoseConfig) -> Diagnosis:
@@ -44,10 +48,10 @@ def run(config: DiagnoseConfig) -> Diagnosis:
         print(hint, file=sys.stderr)
     rows = rows_at_hand(config.data)
     out = Path(config.out or "")
-    model = HFModel(config.model)
-    check_answer_length(model, evalset.items)
-    check_windows(model, evalset.items)
-    check_end_token(model, [Prompt(i.turns) for i in evalset.items[:END_CHECK_PROMPTS]], config.seed)
+    judges = Judges(config.judge)
+    model = load_model(config.model)
+    model.check(evalset.items, config.seed)
+    config = replace(config, probes=replace(config.probes, enabled=_askable(config, model)))
     record = provenance(config) | {
         "device": model.device,
         "render": model.render,
@@ -56,8 +60,8 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     identity = _identity(evalset, record, config)
     _open(out, record | {"identity": identity, "status": "running"})
     with Bars() as bars:
-        log = AnswerLog(out / "answers.jsonl", config.seed, bars)
-        climb(model, evalset, config.probes, log)
+        log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read)
+        evalset = spend(model, evalset, config.probes, config.rule, log, judges)
     diagnosis = conclude(config, evalset, log, record, identity, rows)
     write_whole(out / "diagnosis.json", diagnosis.to_json())
     write_whole(out / "report.html", render_report(diagnosis))
@@ -80,7 +84,8 @@ def conclude(
     """Everything after the last question: attribution, verdicts, recommendation. No model here."""
     rng = np.random.default_rng(config.seed)
     found = attribute(evalset, log, config.probes, config.rule, rng)
-    judged = verdicts(evalset, log, found, config.rule)
+    graders = grader_controls(evalset.items, log)
+    judged = verdicts(evalset, log, found, config.rule, graders)
     command = f"python train.py diagnosis={shlex.quote(str(config.out))}"
     advice = recommend(evalset, judged, found, log, config.rule, rows, rng, command)
     # Not the weights' times: another clone of the same model and set makes the same decision.
@@ -97,16 +102,24 @@ def conclude(
             "reserved": {name: [i.id for i in kept] for name, kept in evalset.exemplars.items()},
         },
         slices=judged,
-        controls={"graders": grader_controls(evalset.items), "margins": _margins(evalset, log)},
+        controls={
+            "graders": graders,
+            "judges": _per_slice(judge_controls, evalset, log),
+            "margins": _per_slice(margin_controls, evalset, log),
+        },
         recommendations=advice,
     )
 
 
-def _margins(evalset: EvalSet, log: AnswerLog) -> dict[str, Any]:
-    """slice → ranking of its pairs, where it has some."""
-    parts = {name: [i for i in evalset.items if name in i.slices] for name in evalset.slices}
-    found = {name: margin_controls(part, log) for name, part in parts.items()}
-    return {name: margins for name, margins in found.items() if margins}
+def _askable(config: DiagnoseConfig, model: Model) -> list[str]:
+    """The probes that are wanted and that this model can answer; the others are reported as missing."""
+    return [p for p in config.probes.enabled if p not in model.lacks]
+
+
+def _per_slice(controls: Callable[..., dict[str, Any]], evalset: EvalSet, log: AnswerLog) -> dict[str, Any]:
+    """slice → what was measured, where there was something."""
+    found = {name: controls(part, log) for name, part in sorted(by_slice(evalset.items).items())}
+    return {name: measured for name, measured in found.items() if measured}
 
 
 def launch(diagnosis: Diagnosis, config: DiagnoseConfig) -> None:
@@ -147,17 +160,14 @@ def _identity(evalset: EvalSet, record: dict[str, Any], config: DiagnoseConfig) 
     def sha(value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    model = {
-        k: v
-        for k, v in asdict(config.model).items()
-        if k not in ("batch_size", "lora_targets", "train_batch_size", "train")
-    }
+    model = {k: v for k, v in asdict(config.model).items() if k not in SAME_ANSWERS}
     return {
         "evalset": evalset.sha256[:16],
         "render": record["render_sha"],
         "model": sha(model),
         "weights": sha(_weights(config.model.path)),
         "probes": sha(asdict(config.probes)),
+        "judge": sha([config.judge.path, config.judge.base_url, config.judge.name]),
         "seed": str(config.seed),
     }
 

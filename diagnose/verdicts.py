@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from typing import Any
 
 import numpy as np
 from scipy.stats import beta, norm
 
 from diagnose.answers import AnswerLog
-from diagnose.attribute import lost_to_reference
+from diagnose.attribute import lost_to_reference, readable
 from diagnose.config import RuleConfig
 from diagnose.evalset import EvalSet
 from diagnose.records import CLASSES, KNOWLEDGE, Answer, Attribution, EvalItem, Rate, SliceVerdict
 
 GAPS = ("format", "knowledge", "preference")
 Array = np.ndarray
+Controls = dict[str, dict[str, Any]]
 
 
-def verdicts(evalset: EvalSet, log: AnswerLog, found: Attribution, rule: RuleConfig) -> list[SliceVerdict]:
-    """One SliceVerdict per slice, by name."""
-    return [_verdict(name, [i for i in evalset.items if name in i.slices], log, found, rule) for name in evalset.slices]
+def verdicts(
+    evalset: EvalSet, log: AnswerLog, found: Attribution, rule: RuleConfig, graders: Controls | None = None
+) -> list[SliceVerdict]:
+    """One SliceVerdict per slice, by name.
+
+    Args:
+        graders: grader kind → what it gets wrong (controls.grader_controls); None: nothing is known of it.
+    """
+    members = by_slice(evalset.items)
+    return [_verdict(name, members[name], log, found, rule, graders or {}) for name in evalset.slices]
+
+
+def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
+    """slice → its items; an item of several slices stands in each."""
+    members: dict[str, list[EvalItem]] = defaultdict(list)
+    for item in items:
+        for name in item.slices:
+            members[name].append(item)
+    return members
 
 
 def rate(k: int, n: int, level: float = 0.95) -> Rate:
@@ -32,11 +50,36 @@ def rate(k: int, n: int, level: float = 0.95) -> Rate:
     return Rate(k=k, n=n, low=low, high=high)
 
 
-def _verdict(name: str, items: list[EvalItem], log: AnswerLog, found: Attribution, rule: RuleConfig) -> SliceVerdict:
+def corrected(found: Rate, grader: dict[str, Any], trust: float) -> Rate | None:
+    """A lenient rate without the grader's errors: (p + sp - 1) / (se + sp - 1).
+
+    Its interval knows that se and sp were measured too (Rogan and Gladen 1978; delta method). None where the grader was
+    not measured or says too little.
+    """
+    se, sp = grader.get("sensitivity"), grader.get("specificity")
+    if se is None or sp is None or found.n == 0 or se + sp < trust:
+        return None
+    p, span = found.k / found.n, se + sp - 1
+    theta = min(max((p + sp - 1) / span, 0.0), 1.0)
+    parts = ((p, found.n, 1.0), (se, grader["sensitivity_n"], theta), (sp, grader["specificity_n"], 1 - theta))
+    # One success and one failure added: a share of 0 or 1 has not been measured without error either.
+    spread = [w**2 * s * (1 - s) / (n + 2) for x, n, w in parts if (s := (x * n + 1) / (n + 2))]
+    half = float(norm.ppf(0.975)) * float(np.sqrt(sum(spread))) / span
+    return Rate(k=theta * found.n, n=found.n, low=max(0.0, theta - half), high=min(1.0, theta + half))
+
+
+def _verdict(
+    name: str, items: list[EvalItem], log: AnswerLog, found: Attribution, rule: RuleConfig, graders: Controls
+) -> SliceVerdict:
     plain = {i.id: log.get("plain", i.id) for i in items}
-    scored = [i for i in items if plain[i.id].strict is not None]
+    scored = [i for i in items if readable(i, log)]
+    graded = [i for i in scored if plain[i.id].strict is not None]
     draws = found.draws[name]
-    verdict, kind, p_verdict, p_classes = _decide(draws, len(scored), found.missing[name], rule)
+    kinds = Counter(i.grader["kind"] for i in items)
+    grader = graders.get(kinds.most_common(1)[0][0], {}) if kinds else {}
+    error = grader.get("rejects_gold") or 0.0
+    verdict, kind, p_verdict, p_classes = _decide(draws, len(scored), found.missing[name], rule, error)
+    lenient = rate(sum(bool(plain[i.id].lenient) for i in graded), len(graded))
     judged = [not lost for i in scored if (lost := lost_to_reference(i, log)) is not None]
     return SliceVerdict(
         slice=name,
@@ -48,13 +91,15 @@ def _verdict(name: str, items: list[EvalItem], log: AnswerLog, found: Attributio
         needs_items=_needs(draws, len(scored), rule) if verdict == "insufficient" else 0,
         mixture={c: _mean(draws[:, k]) for k, c in enumerate(CLASSES)},
         interval90={c: _interval(draws[:, k]) for k, c in enumerate(CLASSES) if not np.isnan(draws[0, k])},
-        strict=rate(sum(bool(plain[i.id].strict) for i in scored), len(scored)),
-        lenient=rate(sum(bool(plain[i.id].lenient) for i in scored), len(scored)),
+        strict=rate(sum(bool(plain[i.id].strict) for i in graded), len(graded)),
+        lenient=lenient,
+        lenient_corrected=corrected(lenient, grader, rule.grader_trust),
         preferred=rate(sum(judged), len(judged)) if judged else None,
+        robust=_robust(items, log),
         waterfall=waterfall(scored, log, found.floors[name]),
         floors=found.floors[name],
         missing=found.missing[name],
-        unscored=dict(Counter(a.reason or "unscored" for a in plain.values() if a.strict is None)),
+        unscored=dict(Counter(plain[i.id].reason or "unscored" for i in items if not readable(i, log))),
         evidence=evidence(scored, log, found, verdict),
     )
 
@@ -69,16 +114,27 @@ def masses(draws: Array) -> dict[str, Array]:
     }
 
 
+def _robust(items: list[EvalItem], log: AnswerLog) -> Rate | None:
+    """Of the paraphrases asked: how many are read as their plain prompt was."""
+    same = [
+        a.strict == log.get("plain", i.id).strict
+        for i in items
+        for a in log.of_item("paraphrased", i.id)
+        if a.strict is not None
+    ]
+    return rate(sum(same), len(same)) if same else None
+
+
 def _decide(
-    draws: Array, n: int, missing: tuple[str, ...], rule: RuleConfig
+    draws: Array, n: int, missing: tuple[str, ...], rule: RuleConfig, error: float = 0.0
 ) -> tuple[str, str | None, float, dict[str, float]]:
-    """verdict, kind, P(verdict), P of each possible verdict (DESIGN §6)."""
+    """verdict, kind, P(verdict), P of each possible verdict (DESIGN §6); a gap within the grader's error is none."""
     if n < rule.min_items:
         return "insufficient", None, 0.0, {}
     mass = masses(draws)
     stacked = np.array([mass[g] for g in GAPS])
     gap = stacked.sum(0)
-    open_gap = gap > rule.tau
+    open_gap = gap > max(rule.tau, error)
     top = stacked.argmax(0)
     p = {"none": float((~open_gap).mean())}
     p |= {g: float((open_gap & (top == k)).mean()) for k, g in enumerate(GAPS)}

@@ -15,7 +15,7 @@ from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
 from diagnose.console import Bars
 from diagnose.errors import BadInput, Blocked, Inconclusive
 from diagnose.evalset import EvalSet, read_evalset
-from diagnose.model import HFModel, render_sha
+from diagnose.model import load_model, render_sha
 from diagnose.provenance import file_sha, provenance, write_json, write_whole
 from eval.ask import Measurement, measure
 from eval.compare import best_and_regret, compare_run
@@ -91,7 +91,7 @@ def ask(
     out: Path,
 ) -> Measurement:
     """Load one model, ask it everything, and let go of its memory before the next."""
-    model = HFModel(settings)
+    model = load_model(settings)
     if render_sha(model.render) != diagnosis["render_sha"]:
         then = diagnosis["run"]["render"]
         differs = sorted(k for k in model.render if model.render[k] != then.get(k))

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from diagnose.config import DiagnoseConfig, EvalSetConfig, RuleConfig
-from diagnose.model import Completion, Score
-from diagnose.records import Prompt
+from diagnose.model import Completion, Form, Score
+from diagnose.records import EvalItem, Prompt
 
 ROOT = Path(__file__).resolve().parent.parent
 VALUES = [f"value{i}" for i in range(20)]
@@ -81,6 +81,8 @@ class ScriptedModel:
 
     batch_size = 64
     max_new_tokens = 16
+    device = "scripted"
+    lacks: frozenset[str] = frozenset()
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = {row["prompt"]: row for row in rows}
@@ -91,11 +93,20 @@ class ScriptedModel:
     def render(self) -> dict[str, Any]:
         return {"scripted": True}
 
+    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+        pass
+
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
         return True
 
     def generate(
-        self, prompts: Sequence[Prompt], keys: Sequence[str], n: int = 1, first: int = 0, temperature: float = 0.0
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int = 1,
+        first: int = 0,
+        temperature: float = 0.0,
+        forms: Sequence[Form] | None = None,
     ) -> list[list[Completion]]:
         self.asked += len(prompts) * n
         return [
@@ -147,8 +158,9 @@ def _content(text: str) -> str:
 def diagnose_scripted(tmp_path: Path, rule: RuleConfig) -> Iterator[Any]:
     """Diagnose a scripted model on planted rows: classes → Diagnosis."""
     from diagnose.answers import AnswerLog
+    from diagnose.budget import spend
     from diagnose.evalset import read_evalset
-    from diagnose.probes import climb
+    from diagnose.judge import Judges
     from diagnose.run import conclude
 
     def diagnose(rows: list[dict[str, Any]], seed: int = 0, **probes: Any) -> Any:
@@ -158,8 +170,9 @@ def diagnose_scripted(tmp_path: Path, rule: RuleConfig) -> Iterator[Any]:
         for key, value in probes.items():
             setattr(config.probes, key, value)
         evalset = read_evalset(config.evalset)
-        log = AnswerLog(tmp_path / f"answers_{seed}.jsonl", seed)
-        climb(ScriptedModel(rows), evalset, config.probes, log)
+        judges = Judges(config.judge)
+        log = AnswerLog(tmp_path / f"answers_{seed}.jsonl", seed, read=judges.read)
+        evalset = spend(ScriptedModel(rows), evalset, config.probes, rule, log, judges)
         record = {"render_sha": "scripted", "config": {}, "seed": seed}
         return conclude(config, evalset, log, record, {"seed": str(seed)}, {})
 

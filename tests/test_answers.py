@@ -8,10 +8,12 @@ from pathlib import Path
 from conftest import ScriptedModel, planted_rows
 
 from diagnose.answers import AnswerLog
-from diagnose.config import EvalSetConfig, ProbesConfig
+from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
 from diagnose.evalset import EvalSet, read_evalset
+from diagnose.judge import Judges
 from diagnose.probes import climb
 
+JUDGES = Judges(ModelConfig())
 ROWS = planted_rows({"a": ["absent"] * 20, "b": ["format"] * 20, "c": ["latent"] * 20})
 
 
@@ -25,19 +27,19 @@ def evalset(tmp_path: Path) -> EvalSet:
 
 def test_a_log_cut_at_any_byte_is_completed_to_the_same_bytes(tmp_path: Path) -> None:
     items, path = evalset(tmp_path), tmp_path / "answers.jsonl"
-    climb(ScriptedModel(ROWS), items, ProbesConfig(), AnswerLog(path, 0))
+    climb(ScriptedModel(ROWS), items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
     whole = path.read_bytes()
     for cut in random.Random(0).sample(range(len(whole)), 8):
         path.write_bytes(whole[:cut])
-        climb(ScriptedModel(ROWS), items, ProbesConfig(), AnswerLog(path, 0))
+        climb(ScriptedModel(ROWS), items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
         assert path.read_bytes() == whole, f"cut at byte {cut} of {len(whole)}"
 
 
 def test_a_finished_log_asks_nothing(tmp_path: Path) -> None:
     items, path, model = evalset(tmp_path), tmp_path / "answers.jsonl", ScriptedModel(ROWS)
-    climb(model, items, ProbesConfig(), AnswerLog(path, 0))
+    climb(model, items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
     asked = model.asked
-    climb(model, items, ProbesConfig(), AnswerLog(path, 0))
+    climb(model, items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
     assert asked > 0
     assert model.asked == asked
 
@@ -48,7 +50,7 @@ def test_another_batch_size_gives_the_same_answers(tmp_path: Path) -> None:
         model = ScriptedModel(ROWS)
         model.batch_size = size
         log = AnswerLog(tmp_path / f"answers_{size}.jsonl", 0)
-        climb(model, items, ProbesConfig(), log)
+        climb(model, items, ProbesConfig(), log, JUDGES)
         found.append({probe: log.of(probe) for probe in ("plain", "shaped", "sampled", "ranked_statement", "given")})
     assert found[0] == found[1]
 
@@ -59,6 +61,6 @@ def test_an_item_that_does_not_fit_is_unscored_not_wrong(tmp_path: Path) -> None
             return "a 3?" not in str(prompt)
 
     log = AnswerLog(tmp_path / "answers.jsonl", 0)
-    climb(Narrow(ROWS), evalset(tmp_path), ProbesConfig(), log)
+    climb(Narrow(ROWS), evalset(tmp_path), ProbesConfig(), log, JUDGES)
     answer = log.get("plain", "a-3")
     assert (answer.strict, answer.lenient, answer.reason) == (None, None, "too_long")

@@ -10,7 +10,7 @@ import torch
 from diagnose.config import ModelConfig
 from diagnose.decode import uniforms
 from diagnose.errors import BadInput
-from diagnose.model import HFModel, check_end_token
+from diagnose.hf import HFModel, check_end_token
 from diagnose.records import Prompt
 
 DEMO = str(Path(__file__).parent / "data" / "demo" / "model")

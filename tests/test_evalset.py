@@ -22,8 +22,8 @@ def line(**changes: Any) -> bytes:
 BAD = [
     (b"{not json", ":1: not JSON"),
     (b"[1, 2]", ":1: a list; expected a JSON object"),
-    (b"", "holds no rows"),
-    (b"\xff\xfe{\x00}\x00", ":1: not UTF-8"),
+    (b"", "is empty; expected one row a line"),
+    (b"\xff\xfe{\x00}\x00", ":1: UTF-16; save the file as UTF-8"),
     (line() + b"\n" + line(), ":2: id 'a' stands at"),
     (line(prompt=...), ":1: no prompt and no messages"),
     (line(prompt="  "), ":1: no prompt and no messages"),
@@ -58,7 +58,7 @@ def test_bad_rows_are_named(tmp_path: Path, raw: bytes, says: str) -> None:
 
 @pytest.mark.parametrize("path", ["nowhere.jsonl", "."])
 def test_no_file(path: str) -> None:
-    with pytest.raises(BadInput, match="expected a JSONL file"):
+    with pytest.raises(BadInput, match="expected .jsonl, .json"):
         read_evalset(EvalSetConfig(path=path))
 
 

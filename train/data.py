@@ -9,9 +9,10 @@ from typing import Any
 
 from diagnose.config import DataConfig
 from diagnose.errors import BadInput
-from diagnose.evalset import read_rows, slice_name
+from diagnose.evalset import slice_name
 from diagnose.model import lay_out
 from diagnose.provenance import file_sha
+from diagnose.rows import read_rows
 
 COLUMNS = {"sft": ("prompt", "completion"), "preferences": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
 NEEDS = {"sft": ("sft",), "dpo": ("preferences",), "sft_dpo": ("preferences",), "rlhf": ("preferences",)}

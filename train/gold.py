@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 
 from diagnose.decode import decode
 from diagnose.grade import grade, prefers
-from diagnose.model import end_ids, lay_out
+from diagnose.hf import end_ids
+from diagnose.model import lay_out
 from diagnose.records import EvalItem
 from train.job import Job
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diagnose.model import end_ids, lay_out, load_tokenizer, render_of, render_sha
+from diagnose.hf import end_ids, load_tokenizer, render_of
+from diagnose.model import lay_out, render_sha
 from train.config import ARGS_OF, TrainConfig
 from train.data import Rows
 

@@ -1,0 +1,56 @@
+"""How many items are asked: all, or of each slice only so many as its verdict needs (DESIGN §6, EVIDENCE §2.5)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+
+from diagnose.answers import AnswerLog
+from diagnose.attribute import attribute
+from diagnose.config import ProbesConfig, RuleConfig
+from diagnose.evalset import EvalSet
+from diagnose.judge import Judges
+from diagnose.model import Model
+from diagnose.probes import climb
+from diagnose.records import EvalItem, SliceVerdict
+from diagnose.verdicts import by_slice, verdicts
+
+
+def spend(
+    model: Model, evalset: EvalSet, settings: ProbesConfig, rule: RuleConfig, log: AnswerLog, judges: Judges
+) -> EvalSet:
+    """Climb the ladder.
+
+    Returns:
+        The eval set without the items that nobody had to ask.
+    """
+    if settings.budget == "full":
+        climb(model, evalset, settings, log, judges)
+        return evalset
+    waiting = {name: sorted(part, key=_order) for name, part in by_slice(evalset.items).items()}
+    asked: set[str] = set()
+    turn = settings.first_items
+    while waiting:
+        part = list({i.id: i for items in waiting.values() for i in items[:turn] if i.id not in asked}.values())
+        climb(model, evalset, settings, log, judges, part)
+        asked |= {i.id for i in part}
+        seen = replace(evalset, items=[i for i in evalset.items if i.id in asked])
+        found = attribute(seen, log, settings, rule, np.random.default_rng(log.seed))
+        sure = {v.slice for v in verdicts(seen, log, found, rule) if settled(v, rule)}
+        turn += settings.more_items
+        done = {name for name, items in waiting.items() if all(i.id in asked for i in items)}
+        waiting = {name: items for name, items in waiting.items() if name not in sure | done}
+    return replace(evalset, items=[i for i in evalset.items if i.id in asked])
+
+
+def settled(verdict: SliceVerdict, rule: RuleConfig) -> bool:
+    """Is the verdict sure enough to stop asking, and its kind known as far as the data can tell it?"""
+    open_kind = verdict.kind == "unresolved" and not {"context", "ranked"} & set(verdict.missing)
+    return verdict.p_verdict >= rule.stop and verdict.verdict != "insufficient" and not open_kind
+
+
+def _order(item: EvalItem) -> str:
+    """Files are often sorted; which items come first must not depend on it."""
+    return hashlib.sha256(f"turn {item.id}".encode()).hexdigest()

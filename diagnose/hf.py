@@ -1,0 +1,432 @@
+"""transformers models: loading, the render contract, batched answers, and how they end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from diagnose.config import ModelConfig
+from diagnose.errors import BadInput, Blocked, RunFailed
+from diagnose.model import LAYOUT, PLAIN_STOP, Completion, Form, Score, check_windows, lay_out
+from diagnose.records import EvalItem, Prompt
+
+if TYPE_CHECKING:
+    from diagnose.constrain import Grammars
+
+END_CHECK_PROMPTS = 8
+
+
+class HFModel:
+    """A transformers causal language model from a directory or the hub, with a LoRA adapter on or off."""
+
+    def __init__(self, settings: ModelConfig) -> None:
+        """Load.
+
+        Raises:
+            BadInput: no such model, no weights in safetensors, no tokenizer, an unknown end token.
+        """
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        assert settings.path is not None
+        self.settings = settings
+        self.tokenizer = load_tokenizer(settings)
+        dtype = "auto" if settings.dtype in (None, "auto") else getattr(torch, str(settings.dtype), None)
+        if dtype is None:
+            raise BadInput(f"model.dtype={settings.dtype}: allowed: auto, float32, bfloat16, float16")
+        try:
+            config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                settings.path, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise BadInput(f"model.path={settings.path}: {_first_line(error)}") from None
+        if settings.adapter:
+            model = _with_adapter(model, settings.adapter)
+        self.device = settings.device or best_device()
+        self.network = model.to(self.device).eval()
+        self.batch_size = settings.batch_size or 32
+        self.max_new_tokens = settings.max_new_tokens or 64
+        window = getattr(config, "max_position_embeddings", None) or 4096
+        self.max_length = min(settings.max_length or window, window)
+        self.stop = stop_strings(settings, self.tokenizer)
+        self.ends = end_ids(settings, self.tokenizer, model)
+        self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        self.lacks = frozenset() if self.tokenizer.is_fast else frozenset({"constrained"})
+        self._told = False
+        self._constrainer: Any = None
+
+    @property
+    def render(self) -> dict[str, Any]:
+        """The render contract of this model."""
+        return render_of(self.settings, self.tokenizer, self.ends)
+
+    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+        """See Model."""
+        check_answer_length(self, items)
+        check_windows(self, items)
+        check_end_token(self, [Prompt(i.turns) for i in items[:END_CHECK_PROMPTS]], seed)
+
+    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
+        """See Model."""
+        if continuation is not None:
+            return len(self.encode(prompt, continuation)) <= self.max_length
+        return len(self.encode(prompt)) + self.max_new_tokens <= self.max_length
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int = 1,
+        first: int = 0,
+        temperature: float = 0.0,
+        forms: Sequence[Form] | None = None,
+    ) -> list[list[Completion]]:
+        """See Model; the prompt is prefilled once for all its samples, and a batch that does not fit is halved."""
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        try:
+            return self._generate(prompts, keys, n, first, temperature, forms)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        half = self._halve(len(prompts))
+        if len(prompts) > 1:
+            return [
+                row
+                for at in (slice(None, half), slice(half, None))
+                for row in self.generate(prompts[at], keys[at], n, first, temperature, forms and forms[at])
+            ]
+        if n == 1:
+            raise RunFailed(f"out of memory on one prompt of {len(self.encode(prompts[0]))} tokens on {self.device}")
+        less = n // 2
+        before = self.generate(prompts, keys, less, first, temperature, forms)
+        return [before[0] + self.generate(prompts, keys, n - less, first + less, temperature, forms)[0]]
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int,
+        first: int,
+        temperature: float,
+        forms: Sequence[Form] | None,
+    ) -> list[list[Completion]]:
+        from diagnose.decode import decode, uniforms
+
+        noise = None
+        if temperature > 0:
+            noise = uniforms([f"{k}|{d}" for k in keys for d in range(first, first + n)], self.max_new_tokens)
+        rows = decode(
+            self.network,
+            [self.encode(p) for p in prompts],
+            copies=n,
+            steps=self.max_new_tokens,
+            ends=self.ends,
+            pad=self.pad,
+            temperature=temperature,
+            noise=noise,
+            stopped=self._stopped if self.stop else None,
+            grammar=self._grammar([form for form in forms for _ in range(n)]) if forms else None,
+        )
+        done = [self._completion(row) for row in rows]
+        return [done[i : i + n] for i in range(0, len(done), n)]
+
+    def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
+        """See Model."""
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        from diagnose.decode import score
+
+        split = [self._split(p, c) for p, c in zip(prompts, continuations, strict=True)]
+        heads, tails = [head for head, _ in split], [tail for _, tail in split]
+        try:
+            sums = score(self.network, heads, tails, self.pad)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            if len(prompts) == 1:
+                raise RunFailed(f"out of memory on one text of {len(heads[0] + tails[0])} tokens") from None
+        else:
+            return [Score(total, len(tail)) for total, tail in zip(sums, tails, strict=True)]
+        half = self._halve(len(prompts))
+        return self.logprob(prompts[:half], continuations[:half]) + self.logprob(prompts[half:], continuations[half:])
+
+    def _halve(self, size: int) -> int:
+        """Free what the failed batch left; say it once."""
+        import gc
+
+        import torch
+
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if not self._told:
+            self._told = True
+            print(f"a batch of {size} does not fit the memory of {self.device}: halved", file=sys.stderr)
+        return size // 2
+
+    def encode(self, prompt: Prompt, continuation: str = "") -> list[int]:
+        """Token ids of a prompt, as training sees it too."""
+        if prompt.raw or not self.tokenizer.chat_template:
+            turns = prompt.turns if prompt.raw or not self.settings.system_prompt else self._with_system(prompt)
+            text = prompt.turns[0][1] if prompt.raw else lay_out(turns)
+            ids: list[int] = self.tokenizer(text + continuation)["input_ids"]
+            bos = self.tokenizer.bos_token_id
+            return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        messages = [{"role": role, "content": text} for role, text in self._with_system(prompt)]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def emitted_specials(self, prompts: Sequence[Prompt], seed: int, steps: int = 384) -> dict[str, int]:
+        """Which special tokens end a free continuation, and how often: a look at how the model really stops."""
+        from diagnose.decode import decode, uniforms
+
+        specials = set(self.tokenizer.all_special_ids) | self.ends
+        ids = [self.encode(p)[-64:] for p in prompts]
+        steps = min(steps, self.max_length - max(map(len, ids)))
+        keys = [f"{seed}|end|{i}" for i in range(len(ids))]
+        noise = uniforms(keys, steps)
+        rows = decode(
+            self.network, ids, copies=1, steps=steps, ends=specials, pad=self.pad, temperature=1.0, noise=noise
+        )
+        last = [row[-1] for row in rows if row[-1] in specials]
+        return {self.tokenizer.convert_ids_to_tokens(t): last.count(t) for t in sorted(set(last))}
+
+    def _grammar(self, forms: list[Form]) -> Grammars:
+        from diagnose.constrain import Grammars
+
+        if self._constrainer is None:
+            from llguidance.hf import from_tokenizer
+
+            size = max(len(self.tokenizer), self.network.config.get_text_config().vocab_size)
+            self._constrainer = from_tokenizer(self.tokenizer, n_vocab=size, eos_token=sorted(self.ends))
+        return Grammars(self._constrainer, forms)
+
+    def _with_system(self, prompt: Prompt) -> tuple[tuple[str, str], ...]:
+        system = self.settings.system_prompt
+        return (("system", system), *prompt.turns) if system else prompt.turns
+
+    def _split(self, prompt: Prompt, continuation: str) -> tuple[list[int], list[int]]:
+        """Ids before and in the continuation; a token that straddles the border belongs to the continuation."""
+        head, whole = self.encode(prompt), self.encode(prompt, continuation)
+        shared = 0
+        while shared < min(len(head), len(whole) - 1) and head[shared] == whole[shared]:
+            shared += 1
+        return whole[:shared], whole[shared:]
+
+    def _stopped(self, row: list[int]) -> bool:
+        tail = self.tokenizer.decode(row[-16:], skip_special_tokens=True)
+        return any(stop in tail for stop in self.stop)
+
+    def _completion(self, row: list[int]) -> Completion:
+        ended = bool(row) and row[-1] in self.ends
+        text = self.tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True)
+        cuts = [text.index(stop) for stop in self.stop if stop in text]
+        finish = "stop" if ended or cuts else "length"
+        return Completion(text[: min(cuts)] if cuts else text, len(row), finish)
+
+
+class RewardModel:
+    """A sequence classifier with one label; what it scores is a reward, not a log-probability."""
+
+    def __init__(self, path: str, device: str | None = None, batch_size: int | None = None) -> None:
+        """Load.
+
+        Raises:
+            BadInput: no such model, or not one with a single label.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        self.settings = ModelConfig(path=path)
+        self.tokenizer = load_tokenizer(self.settings)
+        try:
+            network = AutoModelForSequenceClassification.from_pretrained(
+                path, num_labels=1, use_safetensors=True, trust_remote_code=False
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise BadInput(f"judge.path={path}: not a reward model with one label: {_first_line(error)}") from None
+        if network.config.pad_token_id is None:
+            network.config.pad_token_id = self.tokenizer.pad_token_id
+        self.device = device or best_device()
+        self.network = network.to(self.device).eval()
+        self.batch_size = batch_size or 32
+        self.max_new_tokens = 0
+        self.lacks: frozenset[str] = frozenset()
+        self.max_length = getattr(network.config, "max_position_embeddings", None) or 4096
+
+    @property
+    def render(self) -> dict[str, Any]:
+        """Not part of any render contract: it reads texts."""
+        return {}
+
+    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+        """See Model."""
+
+    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
+        """See Model."""
+        return len(self._encode(prompt, continuation or "")) <= self.max_length
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int = 1,
+        first: int = 0,
+        temperature: float = 0.0,
+        forms: Sequence[Form] | None = None,
+    ) -> list[list[Completion]]:
+        """Never asked: a reward model says nothing."""
+        raise NotImplementedError("a reward model generates no text")
+
+    def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
+        """The reward of each continuation as an answer to its prompt."""
+        import torch
+
+        rows = [self._encode(p, c) for p, c in zip(prompts, continuations, strict=True)]
+        width = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=self.device)
+        mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device)
+        with torch.inference_mode():
+            values = self.network(input_ids=ids, attention_mask=mask).logits[:, 0].float()
+        return [Score(value, 1) for value in values.tolist()]
+
+    def _encode(self, prompt: Prompt, answer: str) -> list[int]:
+        turns = [*prompt.turns, ("assistant", answer)]
+        if not self.tokenizer.chat_template:
+            return self.tokenizer(lay_out(turns))["input_ids"]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _with_adapter(model: Any, path: str) -> Any:
+    from peft import PeftModel
+
+    if not (Path(path) / "adapter_config.json").is_file():
+        raise BadInput(f"model.adapter={path}: holds no adapter_config.json; expected a directory saved by PEFT")
+    try:
+        return PeftModel.from_pretrained(model, path)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise BadInput(f"model.adapter={path}: does not fit this base: {_first_line(error)}") from None
+
+
+def load_tokenizer(settings: ModelConfig) -> Any:
+    """The tokenizer with the end token that the settings name.
+
+    Raises:
+        BadInput: no tokenizer there, or `model.eos_token` is not a token of it.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    path = str(settings.path)
+    if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
+        raise BadInput(f"model.path={path}: no such directory")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model.path={path}: no tokenizer to load: {_first_line(error)}") from None
+    if settings.eos_token:
+        if settings.eos_token not in tokenizer.get_vocab():
+            allowed = ", ".join(tokenizer.all_special_tokens)
+            raise BadInput(f"model.eos_token={settings.eos_token!r}: not a token; special tokens here: {allowed}")
+        tokenizer.eos_token = settings.eos_token
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def stop_strings(settings: ModelConfig, tokenizer: Any) -> list[str]:
+    """A base model without a chat template ends its answer with an empty line, as the layout of its prompt does."""
+    if settings.stop is not None:
+        return list(settings.stop)
+    return [] if tokenizer.chat_template else [PLAIN_STOP]
+
+
+def end_ids(settings: ModelConfig, tokenizer: Any, model: Any = None) -> set[int]:
+    """Token ids that end an answer."""
+    if settings.eos_token or model is None:
+        return {tokenizer.eos_token_id}
+    configured = model.generation_config.eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    return {i for i in [*several, tokenizer.eos_token_id] if i is not None}
+
+
+def render_of(settings: ModelConfig, tokenizer: Any, ends: set[int]) -> dict[str, Any]:
+    """The render contract of a local model."""
+    vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
+    return {
+        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
+        "chat_template": tokenizer.chat_template,
+        "layout": None if tokenizer.chat_template else LAYOUT,
+        "bos": tokenizer.bos_token,
+        "eos": sorted(tokenizer.convert_ids_to_tokens(i) for i in ends),
+        "system_prompt": settings.system_prompt,
+        "stop": stop_strings(settings, tokenizer),
+        "mask": "completion",
+    }
+
+
+def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> None:
+    """Refuse a model whose configured end token it never says while it ends with another one.
+
+    Such a model runs every answer to the limit, and training on it looks failed whatever it learned.
+
+    Raises:
+        Blocked: naming both tokens and the override that mends it.
+    """
+    if model.settings.eos_token:
+        return
+    said = model.emitted_specials(prompts, seed)
+    configured = model.tokenizer.convert_ids_to_tokens(sorted(model.ends))
+    others = {token: count for token, count in said.items() if token not in configured}
+    if others and len(others) == len(said):
+        token = max(others, key=lambda t: others[t])
+        raise Blocked(
+            f"end token: the model is configured to end with {', '.join(map(repr, configured))}, but "
+            f"{others[token]} of {len(prompts)} free continuations ended with {token!r}, none as configured.\n"
+            f"  mend it:    model.eos_token={token!r}\n"
+            f"  keep it:    model.eos_token={configured[0]!r}   (no further check)"
+        )
+
+
+def check_answer_length(model: HFModel, items: Sequence[EvalItem]) -> None:
+    """Refuse a limit that cuts off the wanted answers themselves: right answers would be read as wrong.
+
+    Raises:
+        BadInput: naming an item and a limit that suffices.
+    """
+    lengths = {
+        i.id: len(model.tokenizer(i.wanted, add_special_tokens=False)["input_ids"]) + 1 for i in items if i.wanted
+    }
+    cut = [i for i in items if lengths.get(i.id, 0) > model.max_new_tokens]
+    if cut:
+        longest = max(cut, key=lambda i: lengths[i.id])
+        need = lengths[longest.id]
+        raise BadInput(
+            f"model.max_new_tokens={model.max_new_tokens}: too short for the wanted answers of {len(cut)} items; "
+            f"{longest.where} ({longest.id}) needs {need}: set model.max_new_tokens={need + 8}"
+        )
+
+
+def best_device() -> str:
+    """CUDA, else Apple's GPU, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,197 @@
+"""Rows of JSONL, JSON, CSV, Parquet and `datasets`, each with where it stands; columns mapped to our fields."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from diagnose.errors import BadInput
+
+Row = dict[str, Any]
+MAX_ROW_BYTES = 16 * 2**20
+FORMATS = ".jsonl, .json, .csv, .tsv, .parquet, a directory of `datasets`, or the name of a dataset on the hub"
+
+
+def read_rows(
+    path: str | Path, columns: dict[str, str], split: str | None = None, subset: str | None = None
+) -> Iterator[tuple[Row, str]]:
+    """Rows with file:line.
+
+    Args:
+        columns: our field → a column name, or a Jinja template over the row's columns.
+        split: of a dataset that has several.
+        subset: the configuration of a dataset on the hub.
+
+    Raises:
+        BadInput: naming the place, what was found and what is allowed.
+    """
+    rename = {ours: _column(ours, source) for ours, source in columns.items()}
+    for row, where in _open(Path(path), split, subset):
+        yield row | {ours: source(row, where) for ours, source in rename.items()}, where
+
+
+def _open(path: Path, split: str | None, subset: str | None) -> Iterator[tuple[Row, str]]:
+    if path.is_dir():
+        return _dataset(path, split, subset)
+    if not path.is_file():
+        looks_local = path.suffix or str(path).startswith(("/", ".", "~")) or len(path.parts) != 2
+        if looks_local:
+            raise BadInput(f"{path}: does not exist; expected {FORMATS}")
+        return _dataset(path, split, subset)
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: is empty; expected one row a line")
+    match path.suffix.lower():
+        case ".csv":
+            return _csv(path, ",")
+        case ".tsv":
+            return _csv(path, "\t")
+        case ".parquet":
+            return _parquet(path)
+        case ".json" if _starts_with_list(path):
+            return _json(path)
+        case ".jsonl" | ".json" | ".ndjson" | "" | ".txt":
+            return _jsonl(path)
+    raise BadInput(f"{path}: a {path.suffix} file; expected {FORMATS}")
+
+
+def _jsonl(path: Path) -> Iterator[tuple[Row, str]]:
+    with path.open("rb") as handle:
+        number = 0
+        while raw := handle.readline(MAX_ROW_BYTES + 1):
+            number += 1
+            where = f"{path}:{number}"
+            if len(raw) > MAX_ROW_BYTES:
+                raise BadInput(
+                    f"{where}: a row of more than {MAX_ROW_BYTES >> 20} MB; is the file one JSON object a line?"
+                )
+            text = _decoded(raw, where, number).strip()
+            if text:
+                yield _object(_loads(text, where), where), where
+
+
+def _json(path: Path) -> Iterator[tuple[Row, str]]:
+    for k, row in enumerate(_loads(_decoded(path.read_bytes(), f"{path}:1", 1), f"{path}:1"), 1):
+        yield _object(row, f"{path}: element {k}"), f"{path}: element {k}"
+
+
+def _csv(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
+    """Every cell is text (007 stays 007); an empty cell is an absent field."""
+    text = _decoded(path.read_bytes(), f"{path}:1", 1)
+    csv.field_size_limit(MAX_ROW_BYTES)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    try:
+        names = next(reader)
+        if len(set(names)) != len(names):
+            raise BadInput(f"{path}:1: a column name stands twice: {', '.join(names)}")
+        for cells in reader:
+            where = f"{path}:{reader.line_num}"
+            if cells and len(cells) != len(names):
+                raise BadInput(f"{where}: {len(cells)} cells; the header has {len(names)} columns: {', '.join(names)}")
+            if cells:
+                yield {name: cell for name, cell in zip(names, cells, strict=True) if cell != ""}, where
+    except csv.Error as error:
+        raise BadInput(f"{path}:{reader.line_num}: not CSV: {error}") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[Row, str]]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        number = 0
+        for batch in ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield row, f"{path}: row {number}"
+    except pyarrow.ArrowException as error:
+        raise BadInput(f"{path}: not Parquet: {str(error).splitlines()[0]}") from None
+
+
+def _dataset(path: Path, split: str | None, subset: str | None) -> Iterator[tuple[Row, str]]:
+    """A saved dataset, a folder of data files, or a name on the hub; streamed, so that nothing is cached on the way."""
+    import datasets
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        saved = any((path / name).exists() for name in ("state.json", "dataset_dict.json"))
+        found: Any = (
+            datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path), subset, streaming=True)
+        )
+    except Exception as error:  # `datasets` raises types of its own, of fsspec and of the hub; each is about this path
+        raise BadInput(f"{path}: {_first(error) or type(error).__name__}; expected {FORMATS}") from None
+    if isinstance(found, dict):
+        names = list(found)
+        if split is None and len(names) > 1:
+            raise BadInput(f"{path}: has the splits {', '.join(names)}; choose one with evalset.split=NAME")
+        if split is not None and split not in names:
+            raise BadInput(f"evalset.split={split}: not in {path}; allowed: {', '.join(names)}")
+        found = found[split or names[0]]
+    for number, row in enumerate(found, 1):
+        yield dict(row), f"{path}: row {number}"
+
+
+def _decoded(raw: bytes, where: str, number: int) -> str:
+    if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise BadInput(f"{where}: UTF-16; save the file as UTF-8")
+    if b"\x00" in raw:
+        raise BadInput(f"{where}: holds NUL bytes at byte {raw.index(0)}; expected UTF-8 text")
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _loads(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+    except (RecursionError, ValueError) as error:
+        raise BadInput(f"{where}: JSON that cannot be read: {_first(error)}") from None
+
+
+def _object(row: Any, where: str) -> Row:
+    if not isinstance(row, dict):
+        raise BadInput(f"{where}: a {type(row).__name__}; expected a JSON object")
+    return row
+
+
+def _starts_with_list(path: Path) -> bool:
+    with path.open("rb") as handle:
+        return handle.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _first(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+
+
+def _column(ours: str, source: str) -> Callable[[Row, str], Any]:
+    """A reader of one mapped field."""
+    if "{{" not in source and "{%" not in source:
+
+        def read(row: Row, where: str) -> Any:
+            if source not in row:
+                raise BadInput(f"{where}: no column {source!r} (mapped to {ours}); found: {', '.join(row)}")
+            return row[source]
+
+        return read
+
+    from jinja2 import StrictUndefined, TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    try:
+        template = ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(source)
+    except TemplateError as error:
+        raise BadInput(f"columns.{ours}: not a Jinja template: {error}") from None
+
+    def fill(row: Row, where: str) -> str:
+        try:
+            return template.render(row)
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
+            raise BadInput(f"{where}: columns.{ours}: {error}; found: {', '.join(row)}") from None
+
+    return fill
