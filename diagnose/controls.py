@@ -6,7 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from diagnose.answers import AnswerLog
-from diagnose.attribute import duel
+from diagnose.evidence import duel
 from diagnose.grade import grade, separates_content
 from diagnose.probes import right_in_wrong_form, wrong_answers
 from diagnose.records import EvalItem

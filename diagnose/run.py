@@ -25,7 +25,8 @@ from diagnose.evalset import EvalSet, hints, read_evalset, slice_name
 from diagnose.judge import Judges
 from diagnose.model import Model, load_model, render_sha
 from diagnose.provenance import ROOT, provenance, write_json, write_whole
-from diagnose.recommend import SOURCE, TRAINING, recommend
+from diagnose.reasons import TRAINING
+from diagnose.recommend import SOURCE, recommend
 from diagnose.records import Diagnosis
 from diagnose.report import render_report
 from diagnose.rows import read_rows

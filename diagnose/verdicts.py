@@ -9,9 +9,9 @@ import numpy as np
 from scipy.stats import beta, norm
 
 from diagnose.answers import AnswerLog
-from diagnose.attribute import lost_to_reference, readable
 from diagnose.config import RuleConfig
 from diagnose.evalset import EvalSet
+from diagnose.evidence import lost_to_reference, readable
 from diagnose.records import CLASSES, KNOWLEDGE, Answer, Attribution, EvalItem, Rate, SliceVerdict
 
 GAPS = ("format", "knowledge", "preference")

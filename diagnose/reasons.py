@@ -1,0 +1,123 @@
+"""The recommendation in words: why, why not the others, and what would change it."""
+
+from __future__ import annotations
+
+from diagnose.config import RuleConfig
+from diagnose.observables import Measured
+from diagnose.records import SliceVerdict
+
+ARMS = ("prompt", "constrained", "retrieval")
+"""Arms that need no training."""
+TRAINING = ("sft", "dpo", "sft_dpo", "rlhf")
+GATE_REASONS = {
+    "constrained": "no schema and no choices to constrain to",
+    "retrieval": "no item has a context to retrieve",
+    "dpo": "no pairs and no judge say what is preferred",
+    "sft_dpo": "no pairs and no judge say what is preferred",
+    "rlhf": "no pairs for a reward model, or nothing for a reward to find: no sample is ever right and liked",
+}
+MEANING = {
+    ("none", None): "right, well formed and as liked as its own samples: nothing to gain",
+    ("format", None): "the content is there, the form is wrong",
+    ("knowledge", "latent"): "stored but not said when asked",
+    ("knowledge", "absent"): "not in the model; it reads it from a context",
+    ("knowledge", "skill"): "wrong even with the facts in the context",
+    ("knowledge", "unresolved"): "the content is missing; the data cannot say whether it is stored",
+    ("preference", None): "right and well formed, but not what users like",
+    ("mixed", None): "two gaps of comparable size",
+    ("insufficient", None): "too few items to tell",
+}
+
+
+def why(
+    v: SliceVerdict,
+    best: str,
+    train: str | None,
+    seen: Measured,
+    lifts: dict[str, dict[str, float]],
+    needed: dict[str, int],
+) -> str:
+    """The verdict in words, then what was measured that speaks for the advice."""
+    taught = "worked solutions" if v.kind == "skill" else "rows that state these very facts in several wordings"
+    gap = v.verdict not in ("none", "insufficient")
+    parts = [
+        (True, MEANING[v.verdict, v.kind]),
+        (v.verdict == "format" and any(seen.shaped), f"exemplars in the prompt repair {_of(seen.shaped)} tries"),
+        (v.verdict == "format" and any(seen.forced), f"constrained decoding repairs {_of(seen.forced)}"),
+        (v.verdict == "knowledge" and any(seen.given), f"the oracle context repairs {_of(seen.given)}"),
+        (v.verdict == "insufficient" and best == "collect_data", f"about {v.needs_items} more items are needed"),
+        (gap and not train, "no training with the rows at hand is expected to help"),
+        (v.verdict == "knowledge" and best == "collect_data", f"about {needed['rows']} {taught} could change that"),
+    ]
+    if v.verdict == "preference" and seen.reach is not None:
+        parts.append((True, f"the preferred answer lies {seen.reach:+.1f} sd from the model's own samples"))
+    if v.verdict == "preference" and seen.best is not None and seen.one is not None:
+        found = f"the best of 16 samples is liked in {seen.best:.2f} of items, one at random in {seen.one:.2f}"
+        parts.append((True, found))
+    if train and train != best and best in lifts:
+        without, trained = lifts[best]["mean"], lifts[train]["mean"]
+        both = f"{best} needs no training and is expected to lift {without:.2f}, {train} {trained:.2f}"
+        parts.append((True, both))
+    return "; ".join(text for applies, text in parts if applies)
+
+
+def _of(tally: tuple[float, float]) -> str:
+    return f"{tally[0]:.0f} of {sum(tally):.0f}"
+
+
+def why_not(
+    best: str, train: str | None, gates: dict[str, str], lifts: dict[str, dict[str, float]], rule: RuleConfig
+) -> dict[str, str]:
+    """Every other method with its veto, or with what it is expected to give and cost."""
+    out = {}
+    for m in (*ARMS, *TRAINING):
+        if m in (best, train):
+            continue
+        if gates.get(m) == "veto":
+            out[m] = GATE_REASONS[m]
+        else:
+            cost = rule.cost[m] + rule.forget[m]
+            x = lifts[m]
+            expected = f"expected lift {x['mean']:.2f} ({x['low']:.2f} to {x['high']:.2f})"
+            out[m] = f"{expected}, less {cost:.2f} for cost and forgetting"
+    return out
+
+
+def would_flip(v: SliceVerdict, seen: Measured) -> str:
+    """The cheapest evidence that could change the advice: the first line that applies."""
+    kind = v.kind if v.verdict == "knowledge" else None
+    lines = (
+        (v.verdict == "insufficient", f"about {v.needs_items} more items in this slice"),
+        (
+            kind == "unresolved" and "ranked" in v.missing,
+            "`distractors` per item: ranking them is the cheapest probe that tells stored from absent facts",
+        ),
+        (
+            v.verdict in ("knowledge", "mixed") and "context" in v.missing,
+            "an oracle `context` per item: it tells an absent fact from a missing skill",
+        ),
+        (
+            v.verdict == "none" and "preference" in v.missing,
+            "`chosen` answers with a judge: without them a preference gap cannot be seen",
+        ),
+        (kind == "latent", "a short SFT on half of the entities, tested on the other half"),
+        (kind == "absent", "training rows that state these very facts; rows about other entities cannot teach them"),
+        (kind == "skill", "worked solutions as training rows"),
+        (
+            v.verdict == "preference" and seen.best is None,
+            "best-of-16 under the judge: winning .65 or more would favour rlhf",
+        ),
+        (
+            v.verdict == "preference",
+            "the reward model's held-out accuracy: train.py measures it before any RL, and stops where it is low",
+        ),
+        (
+            v.verdict == "format" and not any(seen.shaped),
+            "12 items or more in this slice: four of them as exemplars show whether a prompt suffices",
+        ),
+        (
+            v.verdict == "format",
+            "exemplars that stop working on longer prompts, or a prompt budget that has no room for them",
+        ),
+    )
+    return next((text for applies, text in lines if applies), "items on which users complain")
