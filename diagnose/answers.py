@@ -50,12 +50,20 @@ READ = ("stop", "length", "control")
 class AnswerLog:
     """Asks what is not yet answered, and remembers."""
 
-    def __init__(self, path: Path, seed: int, progress: Progress | None = None, read: Reader | None = None) -> None:
-        """`read` grades responses; without it, the graders that need no model do."""
+    def __init__(
+        self,
+        path: Path,
+        seed: int,
+        progress: Progress | None = None,
+        read: Reader | None = None,
+        saw: Callable[[Iterable[Answer]], None] | None = None,
+    ) -> None:
+        """`read` grades responses; without it, the graders that need no model do. `saw` is shown every answer kept."""
         self.path, self.seed = path, seed
         self.read = read or (lambda pairs: [grade(item, text) for item, text in pairs])
         self._finished: set[int] = set()
         self.progress = progress or (lambda probe, done, planned: None)
+        self.saw = saw or (lambda answers: None)
         self._answers: dict[str, dict[str, dict[int, Answer]]] = defaultdict(lambda: defaultdict(dict))
         if path.exists():
             self._read()
@@ -77,13 +85,14 @@ class AnswerLog:
 
     def note(self, probe: str, pairs: Sequence[tuple[EvalItem, str]]) -> None:
         """Have texts graded that no model said: controls, with what they are as `finish`."""
+        if all(self._answers[probe].get(item.id) for item, _ in pairs):
+            return
         drawn: Counter[str] = Counter()
         answers = []
         for (item, text), reading in zip(pairs, self.read(pairs), strict=True):
             answers.append(_answered(probe, item.id, drawn[item.id], "", Completion(text, 0, "control"), reading))
             drawn[item.id] += 1
-        if answers and any(not self._answers[probe].get(a.item) for a in answers):
-            self._append(answers)
+        self._append(answers)
 
     def get(self, probe: str, item: str, draw: int = 0) -> Answer:
         """One answer; KeyError where it was not asked."""
@@ -159,6 +168,7 @@ class AnswerLog:
     def _keep(self, batch: Iterable[Answer]) -> None:
         for answer in batch:
             self._answers[answer.probe][answer.item][answer.draw] = answer
+        self.saw(batch)
 
     def _read(self) -> None:
         """Keep whole batches and cut off what a kill left behind them."""

@@ -16,9 +16,9 @@ from scipy.special import betaln, gammaln
 from diagnose.answers import AnswerLog
 from diagnose.config import ProbesConfig, RuleConfig
 from diagnose.evalset import EvalSet
-from diagnose.evidence import LEVELS, WINS, Evidence, allowed, gather, readable, slice_floors
-from diagnose.probes import missing_probes
-from diagnose.records import CLASSES, Attribution
+from diagnose.evidence import LEVELS, WINS, Evidence, allowed, gather, lost_to_reference, readable, slice_floors
+from diagnose.probes import missing_probes, own_answer
+from diagnose.records import CLASSES, Attribution, EvalItem
 
 Array = np.ndarray
 
@@ -33,6 +33,7 @@ def attribute(
     items = [i for i in evalset.items if readable(i, log)]
     members = {name: [i for i in items if name in i.slices] for name in evalset.slices}
     missing = {name: missing_probes(part, evalset, settings, name) for name, part in members.items()}
+    missing = {name: _unheard(members[name], missing[name], log) for name in members}
     floors = {name: slice_floors(part, log) for name, part in members.items()}
     if not items:
         nothing = np.full((rule.sweeps - rule.burn, len(CLASSES)), np.nan)
@@ -51,6 +52,13 @@ def attribute(
         mixed[:, ~np.any([allowed(cells[c], missing) for c in mine], axis=0)] = np.nan
         draws[name] = mixed
     return Attribution(draws, {i.id: z[k].tolist() for k, i in enumerate(items)}, missing, floors)
+
+
+def _unheard(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog) -> tuple[str, ...]:
+    """A judge that nobody could read says nothing about preference: the class must leave the model, not float in it."""
+    duels = [lost_to_reference(i, log) for i in items if i.judge and own_answer(i, log) is not None]
+    unheard = bool(duels) and all(lost is None for lost in duels)
+    return tuple(dict.fromkeys((*missing, "preference"))) if unheard else missing
 
 
 # ---------------------------------------------------------------- inference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +20,18 @@ from diagnose.verdicts import by_slice, verdicts
 
 
 def spend(
-    model: Model, evalset: EvalSet, settings: ProbesConfig, rule: RuleConfig, log: AnswerLog, judges: Judges
+    model: Model,
+    evalset: EvalSet,
+    settings: ProbesConfig,
+    rule: RuleConfig,
+    log: AnswerLog,
+    judges: Judges,
+    tell: Callable[[SliceVerdict], None] = lambda verdict: None,
 ) -> EvalSet:
     """Climb the ladder.
+
+    Args:
+        tell: called with the verdict of each slice of which nothing more is asked.
 
     Returns:
         The eval set without the items that nobody had to ask.
@@ -38,9 +48,13 @@ def spend(
         asked |= {i.id for i in part}
         seen = replace(evalset, items=[i for i in evalset.items if i.id in asked])
         found = attribute(seen, log, settings, rule, np.random.default_rng(log.seed))
-        sure = {v.slice for v in verdicts(seen, log, found, rule) if settled(v, rule)}
+        judged = verdicts(seen, log, found, rule)
+        sure = {v.slice for v in judged if settled(v, rule)}
         turn += settings.more_items
         done = {name for name, items in waiting.items() if all(i.id in asked for i in items)}
+        for v in judged:
+            if v.slice in waiting and v.slice in sure | done:
+                tell(v)
         waiting = {name: items for name, items in waiting.items() if name not in sure | done}
     return replace(evalset, items=[i for i in evalset.items if i.id in asked])
 

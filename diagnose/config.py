@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, TypeVar
 
-from diagnose.errors import BadInput, GapwiseError
+from diagnose.errors import BadInput, GapwiseError, RunFailed
 
 WANDB_MODES = ("offline", "online", "disabled")
 PROBES = (
@@ -26,6 +30,33 @@ PROBES = (
 KINDS = ("hf", "openai", "recorded")
 APIS = ("chat", "completions")
 BUDGETS = ("full", "adaptive")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LEAST = {
+    "model.concurrency": 1,
+    "model.retries": 0,
+    "model.batch_size": 1,
+    "model.max_length": 1,
+    "model.max_new_tokens": 1,
+    "judge.batch_size": 1,
+    "judge.max_new_tokens": 1,
+    "probes.first_items": 1,
+    "probes.more_items": 1,
+    "probes.shaped_draws": 0,
+    "probes.samples": 1,
+    "probes.more_samples": 0,
+    "probes.best_items": 0,
+    "probes.paraphrased_items": 0,
+    "evalset.limit": 1,
+    "rule.min_items": 1,
+    "rule.burn": 0,
+    "seed": 0,
+}
+POSITIVE = ("model.timeout_seconds", "probes.temperature", "rule.kappa", "rule.strength", "rule.rho_weight")
+SHARES = ("rule.tau", "rule.claim", "rule.stop", "rule.mixed_share", "rule.icc")
+LONGEST = 2000
+"""Characters of one line of a message."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""No room, or not allowed to write."""
 
 
 @dataclass
@@ -113,6 +144,7 @@ class RuleConfig:
     forget: dict[str, float] = field(default_factory=dict)
     cost: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    views_per_fact: int = 10
     min_lift: float = 0.15
     reach: float = -1.0
     rho_dpo_in_reach: float = 0.75
@@ -235,22 +267,19 @@ def check_diagnose(config: DiagnoseConfig) -> None:
         f"probes.budget={c.probes.budget}: allowed: {', '.join(BUDGETS)}": c.probes.budget not in BUDGETS,
         f"model.kind={c.model.kind}: allowed: {', '.join(KINDS)}": c.model.kind not in KINDS,
         f"judge.kind={c.judge.kind}: allowed: hf, openai": c.judge.kind not in ("hf", "openai"),
+        "judge.base_url and judge.name: judge.kind=openai needs both": c.judge.kind == "openai"
+        and not (c.judge.base_url and c.judge.name),
+        f"model.dtype={c.model.dtype}: allowed: {', '.join(DTYPES)}": (c.model.dtype or "auto") not in DTYPES,
+        f"judge.dtype={c.judge.dtype}: allowed: {', '.join(DTYPES)}": (c.judge.dtype or "auto") not in DTYPES,
+        "model.stop: holds an empty text, which would end every answer at once": "" in (c.model.stop or ()),
         f"model.api={c.model.api}: allowed: {', '.join(APIS)}": c.model.api not in APIS,
-        f"model.concurrency={c.model.concurrency}: at least 1": c.model.concurrency < 1,
-        f"model.timeout_seconds={c.model.timeout_seconds}: more than 0": c.model.timeout_seconds <= 0,
-        f"model.retries={c.model.retries}: 0 or more": c.model.retries < 0,
-        f"model.batch_size={c.model.batch_size}: at least 1": c.model.batch_size is not None and c.model.batch_size < 1,
-        f"model.max_new_tokens={c.model.max_new_tokens}: at least 1": (c.model.max_new_tokens or 1) < 1,
-        f"probes.temperature={c.probes.temperature}: more than 0": c.probes.temperature <= 0,
-        f"probes.samples={c.probes.samples}: at least 1": c.probes.samples < 1,
         f"probes.shots={c.probes.shots}: 1 to 4": not 1 <= c.probes.shots <= 4,
         "model.base_url: missing; model.kind=openai needs it": c.model.kind == "openai" and not c.model.base_url,
         "model.name: missing; model.kind=openai needs it": c.model.kind == "openai" and not c.model.name,
         "model.path: missing; a directory or a hub name (recorded: a log)": c.model.kind != "openai"
         and not c.model.path,
+        f"out={c.out}: is or lies in a file; choose a directory": c.out is not None and _blocked(Path(c.out)),
         "evalset.path: missing; a file, a directory of `datasets`, or a hub name": not c.evalset.path,
-        f"evalset.limit={c.evalset.limit}: at least 1": c.evalset.limit is not None and c.evalset.limit < 1,
-        f"seed={c.seed}: allowed: 0 or more": c.seed < 0,
         f"rule.sweeps={c.rule.sweeps}: must be more than rule.burn={c.rule.burn}": c.rule.sweeps <= c.rule.burn,
         f"wandb.mode={c.wandb.mode}: allowed: {', '.join(WANDB_MODES)}": c.wandb.mode not in WANDB_MODES,
         "launch=true: needs rows to train on: data.sft=F.jsonl or data.preferences=F.jsonl": c.launch
@@ -258,9 +287,27 @@ def check_diagnose(config: DiagnoseConfig) -> None:
         f"launch=true: train loads a model of its own; not possible with model.kind={c.model.kind}": c.launch
         and c.model.kind != "hf",
     }
-    for message, wrong in complaints.items():
+    for message, wrong in [*complaints.items(), *_numbers(config)]:
         if wrong:
             raise BadInput(message)
+
+
+def _numbers(config: DiagnoseConfig) -> Iterator[tuple[str, bool]]:
+    """Complaints about numbers; a comparison that is not true is also that with NaN."""
+    for key, least in LEAST.items():
+        value = attrgetter(key)(config)
+        yield f"{key}={value}: allowed: {least} or more", value is not None and not value >= least
+    for key in POSITIVE:
+        value = attrgetter(key)(config)
+        yield f"{key}={value}: allowed: more than 0", not 0 < value < math.inf
+    for key in SHARES:
+        value = attrgetter(key)(config)
+        yield f"{key}={value}: allowed: 0 to 1", not 0 <= value <= 1
+
+
+def _blocked(out: Path) -> bool:
+    """Is it, or something above it, a file?"""
+    return not next(part for part in (out, *out.absolute().parents) if part.exists()).is_dir()
 
 
 def hydra_list(names: list[str]) -> str:
@@ -295,11 +342,21 @@ def attempt(work: Callable[[], object]) -> None:
     from hydra.types import RunMode
 
     try:
-        work()
+        _with_room(work)
     except GapwiseError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
         _ended.append(error)
+
+
+def _with_room(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        again = "nothing before it is lost: the same command with the same out=DIR goes on from here"
+        raise RunFailed(f"{error.filename or 'a file of this run'}: {error.strerror}; {again}") from None
 
 
 def guarded(main: Callable[[], object]) -> int:
@@ -316,15 +373,21 @@ def guarded(main: Callable[[], object]) -> int:
         if _ended:
             raise _ended.pop()
     except GapwiseError as error:
-        print(f"\n{error}", file=sys.stderr)
+        print(f"\n{printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"\nconfig: {_whole_message(error)}", file=sys.stderr)
+        print(f"\nconfig: {printable(_whole_message(error))}", file=sys.stderr)
         return BadInput.exit_code
     except KeyboardInterrupt:
         print("\nstopped; the same command with the same out=DIR goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def printable(text: str) -> str:
+    """What stands in files may not act on a terminal: no escape sequence, no direction mark, no endless line."""
+    lines = ("".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line) for line in text.split("\n"))
+    return "\n".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in lines)
 
 
 def _whole_message(error: BaseException) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
-from diagnose.records import Diagnosis, Rate, Recommendation, SliceVerdict
+from diagnose.records import Answer, Diagnosis, EvalItem, Interval, Rate, Recommendation, SliceVerdict
 
 COLOURS = {
     "none": "green",
@@ -22,24 +26,100 @@ COLOURS = {
     "mixed": "yellow",
     "insufficient": "bright_black",
 }
+MISSING = {
+    "content": (
+        "nothing grades content, so only preference can be seen",
+        "a `target` with a grader: it makes format and knowledge gaps visible",
+    ),
+    "format": (
+        "the grader cannot see right content in a wrong form, so a format gap cannot be seen",
+        "a grader with two readings, such as `exact` or `json`: it makes a format gap visible",
+    ),
+    "preference": (
+        "no judge and pairs, so a preference gap cannot be seen",
+        "`chosen` answers with a judge: they make a preference gap visible",
+    ),
+    "context": (
+        "no oracle context, so absent facts and missing skill cannot be told apart",
+        "a `context` per item: it tells an absent fact from a missing skill",
+    ),
+    "ranked": (
+        "no options to rank, so stored facts are hard to see",
+        "`distractors` and a `statement` per item: ranking them finds facts that are stored but not said",
+    ),
+    "sampled": (
+        "not sampled, so content that comes out only sometimes is not seen",
+        "the probe `sampled`: it finds content that greedy decoding hides",
+    ),
+    "shaped": (
+        "no exemplars to spare, so `shaped` was not asked",
+        "12 items or more: four of them as exemplars show whether a prompt repairs the form",
+    ),
+}
+"""What `missing` names → what cannot be told without it, and what would make it known."""
+BARS = 6
+"""So many probes have a bar at once: the latest."""
+ROWS = 40
+"""So many slices stand in the terminal; the report has all of them."""
+NAME = 32
+"""Columns for the name of a slice among other words."""
+NARROW = 100
+"""Columns of a terminal under which the table keeps only what the verdict rests on."""
 
 
 def safe(text: str) -> str:
     """No escape sequences, no direction marks, no markup: what is left prints as it reads."""
-    shown = "".join(
+    return escape(_printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(
         c if c.isprintable() or c == " " else "\ufffd" if unicodedata.category(c) != "Cf" else "" for c in text
     )
-    return escape(shown)
+
+
+# ---------------------------------------------------------------- while it runs
+
+
+class Standing:
+    """What is known of a slice so far."""
+
+    def __init__(self, items: int) -> None:
+        self.items, self.asked, self.right, self.content = items, 0, 0, 0
+        self.lost: set[str] = set()
+        self.back: dict[str, set[str]] = {"shaped": set(), "constrained": set(), "sampled": set(), "given": set()}
+
+    def saw(self, answer: Answer) -> None:
+        """Count one answer."""
+        if answer.probe == "plain":
+            self.asked += 1
+            self.right += bool(answer.strict)
+            self.content += bool(answer.lenient)
+            if answer.strict is False:
+                self.lost.add(answer.item)
+        elif answer.probe in self.back and answer.item in self.lost:
+            form = answer.probe in ("shaped", "constrained")
+            if answer.strict if form else answer.lenient:
+                self.back[answer.probe].add(answer.item)
+
+    def recovered(self) -> str:
+        """`shaped 12 · given 3`: of the failures, how many items came back and by what."""
+        return " · ".join(f"{probe} {len(items)}" for probe, items in self.back.items() if items)
 
 
 class Bars:
-    """One progress bar per probe on stderr; a line per probe where stderr is no terminal."""
+    """One progress bar per probe on stderr and under them what is known per slice; plain lines where no terminal is."""
 
-    def __init__(self, title: str = "") -> None:
+    def __init__(self, title: str = "", items: Sequence[EvalItem] = ()) -> None:
+        """`items`: those whose answers `saw` counts by slice."""
         self.title = f"{title} " if title else ""
+        self.slices = {i.id: i.slices for i in items}
+        sizes = Counter(name for i in items for name in i.slices)
+        self.standing = {name: Standing(size) for name, size in sizes.items()}
         console = Console(stderr=True)
         columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self.progress = _Progress(*columns, console=console, disable=not console.is_terminal)
+        self.progress.below = self._table
         self.tasks: dict[tuple[str, int], TaskID] = {}
 
     def __enter__(self) -> Bars:
@@ -55,28 +135,93 @@ class Bars:
         """Advance the bar of a probe."""
         key = (probe, planned)
         if key not in self.tasks:
+            for old in self.progress.task_ids[: 1 - BARS]:
+                self.progress.update(old, visible=False)
             self.tasks[key] = self.progress.add_task(self.title + probe, total=planned)
-        self.progress.update(self.tasks[key], completed=done)
+        self.progress.update(self.tasks[key], completed=done, visible=True)
         if self.progress.disable and done == planned:
             print(f"{self.title + probe:<18} {planned:>6} answers", file=sys.stderr, flush=True)
+
+    def saw(self, answers: Iterable[Answer]) -> None:
+        """Count answers by slice."""
+        for answer in answers:
+            for name in self.slices.get(answer.item, ()):
+                self.standing[name].saw(answer)
+
+    def settled(self, verdict: SliceVerdict) -> None:
+        """A line for a slice of which nothing more is asked."""
+        said = f"{safe(verdict.slice)}: {verdict_text(verdict)}, P {chance(verdict.p_verdict)}, {verdict.n} items asked"
+        word = "unsettled" if verdict.verdict == "insufficient" else "settled"
+        self.progress.console.print(f"{word:<10} {said}", soft_wrap=True, highlight=False)
+
+    def _table(self) -> Table | None:
+        """The slices with the most failures so far, as many as a terminal has room for."""
+        if not any(s.asked for s in self.standing.values()):
+            return None
+        table = _table()
+        for name in ("slice", "asked", "right", "content"):
+            table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
+        table.add_column("failures that came back", no_wrap=True, overflow="ellipsis")
+        started = [(name, s) for name, s in self.standing.items() if s.asked]
+        started.sort(key=lambda pair: (pair[1].right - pair[1].asked, pair[0]))
+        shown = started[: max(3, self.progress.console.height // 3)]
+        for name, s in shown:
+            shares = (short(s.right / s.asked), short(s.content / s.asked))
+            table.add_row(Text(cut(name, NAME)), f"{s.asked}/{s.items}", *shares, s.recovered())
+        if len(shown) < len(started):
+            table.add_row(f"and {len(started) - len(shown)} more")
+        return table
+
+
+class _Progress(Progress):
+    """Bars with something below them."""
+
+    below: Callable[[], RenderableType | None] | None = None
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        below = self.below() if self.below else None
+        if below is not None:
+            yield below
+
+
+# ---------------------------------------------------------------- at the end
 
 
 def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:
     """Table of verdicts, then what to do, then the next command."""
     console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(_verdict_table(diagnosis.slices))
-    for note in _notes(diagnosis.slices):
-        console.print(f"[dim]{note}[/dim]")
+    slices = by_gap(diagnosis.slices)
+    console.print("[bold]Which gap, and how sure[/bold]")
+    console.print(_verdict_table(slices[:ROWS], console.width))
+    for note in _notes(slices):
+        console.print(Text(_printable(note), "dim"))
     console.print("\n[bold]What to do[/bold]")
     for r in diagnosis.recommendations:
         _show_recommendation(console, r)
     commands = [r.command for r in diagnosis.recommendations if r.train_method]
-    console.print(f"\nreport      {report}")
-    if commands:
-        console.print("next        ", end="")
-        console.print(commands[0], soft_wrap=True, markup=False, highlight=False)
-    else:
-        console.print("next        nothing to train: follow the advice above")
+    console.print("\nreport      ", end="")
+    console.print(report, soft_wrap=True, markup=False, highlight=False)
+    console.print("next        ", end="")
+    next_step = commands[0] if commands else "nothing to train: follow the advice above"
+    console.print(_printable(next_step), soft_wrap=True, markup=False, highlight=False)
+
+
+def by_gap(slices: Sequence[SliceVerdict]) -> list[SliceVerdict]:
+    """The largest gap first; slices of which nothing was scored last."""
+    return sorted(slices, key=lambda v: (-gap(v) if gap(v) is not None else 1.0, v.slice))  # type: ignore[operator]
+
+
+def gap(v: SliceVerdict) -> float | None:
+    """Posterior mean of the share of items with any gap."""
+    none = v.mixture.get("none")
+    return None if none is None else 1 - none
+
+
+def gap_interval(v: SliceVerdict) -> Interval | None:
+    """Its 90 % interval."""
+    bounds = v.interval90.get("none")
+    return None if bounds is None else (1 - bounds[1], 1 - bounds[0])
 
 
 def interval(rate: Rate) -> str:
@@ -92,71 +237,121 @@ def short(value: float) -> str:
     return text.replace("0.", ".", 1) if text.startswith(("0.", "-0.")) else text
 
 
+def chance(p: float) -> str:
+    """A probability from some hundred draws is never certain."""
+    return "<.01" if p < 0.005 else ">.99" if p > 0.995 else short(p)
+
+
 def verdict_text(v: SliceVerdict) -> str:
     """`knowledge · latent`."""
     return f"{v.verdict} · {v.kind}" if v.kind else v.verdict
 
 
-def _verdict_table(slices: list[SliceVerdict]) -> Table:
-    table = Table(
-        title="Which gap, and how sure", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0)
-    )
-    columns = ("slice", "n", "strict 95 %", "lenient", "preferred", "gap 90 %", "verdict", "P")
+def sure(v: SliceVerdict) -> str:
+    """P(verdict); a slice with too few items has none."""
+    return chance(v.p_verdict) if v.p_classes else "–"
+
+
+def cut(text: str, room: int) -> str:
+    """A name in so many columns, without its middle: slices often share how they begin."""
+    text = _printable(text)
+    if cell_len(text) <= room:
+        return text
+    head, tail = text[: (room - 1) // 2], text[-(room // 2) :]
+    while cell_len(head) + cell_len(tail) >= room:
+        head, tail = head[:-1], tail[1:]
+    return f"{head}…{tail}"
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """`a, b and 12 more`."""
+    if len(names) <= most + 1:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most} more"
+
+
+def _table() -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+
+
+def _verdict_table(slices: list[SliceVerdict], width: int) -> Table:
+    """Fits the width: the names of slices give way, and in a narrow terminal what the verdict does not rest on."""
+    rows = [_cells(v, wide=width >= NARROW) for v in slices]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    taken = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in columns}
+    room = max(8, width - sum(taken[name] + 2 for name in columns if name != "slice") - 2)
+    table = _table()
     for name in columns:
         table.add_column(name, justify="left" if name in ("slice", "verdict") else "right", no_wrap=True)
-    for v in slices:
-        colour = COLOURS[v.verdict]
-        preferred = "–" if v.preferred is None else short(v.preferred.k / v.preferred.n)
-        lenient = "–" if not v.lenient.n else short(v.lenient.k / v.lenient.n)
-        text = f"[{colour}]{verdict_text(v)}[/{colour}]" + (f" (needs ~{v.needs_items} more)" if v.needs_items else "")
-        table.add_row(
-            safe(v.slice), str(v.n), interval(v.strict), lenient, preferred, _gap(v), text, short(v.p_verdict)
-        )
+    for v, row in zip(slices, rows, strict=True):
+        shown = row | {"slice": cut(v.slice, room)}
+        table.add_row(*(Text(shown[name], COLOURS[v.verdict] if name == "verdict" else "") for name in columns))
     return table
 
 
-def _gap(v: SliceVerdict) -> str:
-    bounds = v.interval90.get("none")
-    return (
-        "–"
-        if bounds is None or bounds[0] != bounds[0]
-        else f"[{short(1 - bounds[1])}, {short(1 - bounds[0])}]".replace("[", "\\[", 1)
-    )
+def _cells(v: SliceVerdict, wide: bool) -> dict[str, str]:
+    rate = interval(v.strict) if wide else _share(v.strict)
+    out = {"slice": _printable(v.slice), "n": str(v.n), "strict 95 %" if wide else "strict": rate}
+    if wide:
+        out |= {"lenient": _share(v.lenient), "preferred": _share(v.preferred)}
+    bounds = gap_interval(v)
+    out["gap 90 %"] = "–" if bounds is None else f"[{short(bounds[0])}, {short(bounds[1])}]"
+    out |= {"verdict": verdict_text(v), "P": sure(v)}
+    return out | {"needs": f"+{v.needs_items}" if v.needs_items else ""}
+
+
+def _share(rate: Rate | None) -> str:
+    return "–" if rate is None or not rate.n else short(rate.k / rate.n)
 
 
 def _notes(slices: list[SliceVerdict]) -> list[str]:
-    """What the data given cannot tell, one line per reason, and what was not scored."""
-    reasons = {
-        "preference": "no judge and pairs, so a preference gap cannot be seen",
-        "format": "the grader cannot see right content in a wrong form, so a format gap cannot be seen",
-        "context": "no oracle context, so absent facts and missing skill cannot be told apart",
-        "ranked": "no options to rank, so stored facts are hard to see",
-        "shaped": "no exemplars to spare, so `shaped` was not asked",
-    }
-    notes = []
-    for what, reason in reasons.items():
-        names = [safe(v.slice) for v in slices if what in v.missing and (what != "context" or v.verdict == "knowledge")]
+    """What the table leaves out, what the data given cannot tell (one line per reason), and what was not scored."""
+    notes = [f"{len(slices) - ROWS} more slices with smaller gaps: in the report"] if len(slices) > ROWS else []
+    for what, (reason, _) in MISSING.items():
+        names = [cut(v.slice, NAME) for v in slices if what in v.missing and matters(what, v)]
         if names:
-            notes.append(f"{', '.join(names)}: {reason}")
-    for v in slices:
-        if v.unscored:
-            notes.append(
-                f"{safe(v.slice)}: unscored: " + ", ".join(f"{n} {safe(why)}" for why, n in v.unscored.items())
-            )
+            notes.append(f"{'all slices' if len(names) == len(slices) > 1 else some(names)}: {reason}")
+    unscored = sum((Counter(v.unscored) for v in slices), Counter[str]())
+    if unscored:
+        names = [cut(v.slice, NAME) for v in slices if v.unscored]
+        notes.append(f"{some(names)}: unscored: " + ", ".join(f"{n} {why}" for why, n in unscored.most_common()))
     return notes
 
 
+def matters(what: str, v: SliceVerdict) -> bool:
+    """Would it change what is said of this slice? Where nothing grades content, the probes of content would not."""
+    if what == "context":
+        return v.verdict in ("knowledge", "mixed")
+    return what in ("content", "preference") or "content" not in v.missing
+
+
 def _show_recommendation(console: Console, r: Recommendation) -> None:
-    lift: dict[str, Any] = r.predicted_lift
+    console.print()
+    console.print(Padding(_headline(r), (0, 0, 0, 2), expand=False), highlight=False)
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in _advice(r).items():
+        table.add_row(name, Text(_printable(text)))
+    console.print(Padding(table, (0, 0, 0, 4), expand=False))
+    if r.train_method:
+        console.print("    command  ", end="")
+        console.print(_printable(r.command), soft_wrap=True, markup=False, highlight=False)
+
+
+def _headline(r: Recommendation) -> str:
     best = f"[bold]{r.method}[/bold]"
     train = f"; if you train: [bold]{r.train_method}[/bold]" if r.train_method and r.train_method != r.method else ""
-    console.print(f"\n  {', '.join(map(safe, r.slices))}: {best}{train}")
+    return f"{safe(some([cut(name, NAME) for name in r.slices]))}: {best}{train}"
+
+
+def _advice(r: Recommendation) -> dict[str, str]:
+    out = {}
     if r.train_method or r.method not in ("none", "collect_data"):
-        expected = f"{short(lift['mean'])} \\[{short(lift['low'])}, {short(lift['high'])}]"
-        console.print(f"    expected lift {expected} by {r.train_method or r.method}, P(best advice) {short(r.p_best)}")
-    console.print(f"    why      {safe(r.why)}", highlight=False)
-    console.print(f"    flips it {safe(r.would_flip)}", highlight=False)
-    if r.train_method:
-        console.print(f"    data     {r.data_needed['have']} rows at hand, {r.data_needed['rows']} wanted")
-        console.print("    command  ", end="")
-        console.print(r.command, soft_wrap=True, markup=False, highlight=False)
+        x = r.predicted_lift
+        expected = f"{short(x['mean'])} [{short(x['low'])}, {short(x['high'])}] by {r.train_method or r.method}"
+        out["lift"] = f"expected {expected}; P(best advice) {chance(r.p_best)}"
+    out |= {"why": r.why, "flips it": r.would_flip}
+    if r.data_needed["rows"]:
+        out["data"] = f"{r.data_needed['have']} rows at hand, {r.data_needed['rows']} wanted"
+    return out

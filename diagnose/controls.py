@@ -76,9 +76,8 @@ def margin_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
     """
     margins = []
     for item in items:
-        scored = [a for a in log.of_item("margins", item.id) if a.logprob is not None and a.tokens]
-        if len(scored) >= 2:
-            chosen, rejected = scored[:2]
+        chosen, rejected = (log.find("margins", item.id, draw) for draw in (0, 1))
+        if chosen and rejected and None not in (chosen.logprob, rejected.logprob) and chosen.tokens and rejected.tokens:
             gap = (chosen.logprob or 0.0) / chosen.tokens - (rejected.logprob or 0.0) / rejected.tokens
             margins.append((chosen.tokens - rejected.tokens, gap > 0))
     if not margins:

@@ -118,6 +118,7 @@ def decode(
     cache, logits, mask = start.cache, start.logits, start.mask
     position = mask.sum(-1)
     rows: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
+    ended = [False] * len(rows)
     live = list(range(len(rows)))
     for step in range(steps):
         if grammar is not None:
@@ -125,12 +126,14 @@ def decode(
         chosen = _pick(logits, temperature, None if noise is None else noise[live, step])
         going = []
         for place, (row, token) in enumerate(zip(live, chosen.tolist(), strict=True)):
-            if not _done(rows[row], ends, stopped):
-                rows[row].append(token)
-                if grammar is not None:
-                    grammar.take(row, token)
-                if not _done(rows[row], ends, stopped):
-                    going.append(place)
+            if ended[row]:
+                continue
+            rows[row].append(token)
+            if grammar is not None:
+                grammar.take(row, token)
+            ended[row] = token in ends or (stopped is not None and stopped(rows[row]))
+            if not ended[row]:
+                going.append(place)
         if not going or step == steps - 1:
             break
         if len(going) <= len(live) // 2:
@@ -149,10 +152,6 @@ def decode(
         )
         cache, logits, position = out.past_key_values, out.logits[:, -1], position + 1
     return rows
-
-
-def _done(row: list[int], ends: set[int], stopped: Callable[[list[int]], bool] | None) -> bool:
-    return bool(row) and (row[-1] in ends or (stopped is not None and stopped(row)))
 
 
 def _pick(logits: torch.Tensor, temperature: float, u: np.ndarray | None) -> torch.Tensor:

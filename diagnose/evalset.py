@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diagnose.config import EvalSetConfig
+from diagnose.config import EvalSetConfig, printable
 from diagnose.errors import BadInput
 from diagnose.grade import NEEDS_NO_GOLD, check_grader, grade, prefers
 from diagnose.provenance import file_sha
@@ -66,7 +66,7 @@ def hints(evalset: EvalSet) -> list[str]:
     as_text = [i for i in evalset.items if i.grader["kind"] == "exact" and i.targets and _is_object(i.targets[0])]
     if not as_text:
         return []
-    names = ", ".join(sorted({name for i in as_text for name in i.slices}))
+    names = printable(", ".join(sorted({name for i in as_text for name in i.slices})))
     return [
         f"hint: {len(as_text)} targets in {names} are JSON objects read by the exact grader, which takes right content "
         "in another form for wrong; evalset.grader.kind=json (or a grader per row) reads both"
@@ -76,7 +76,7 @@ def hints(evalset: EvalSet) -> list[str]:
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -91,15 +91,17 @@ def slice_name(row: dict[str, Any]) -> str:
 def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -> EvalItem:
     row = row | {name: _parsed(row[name], name, where) for name in PARSED if isinstance(row.get(name), str)}
     grader = row.get("grader") or config.grader
+    if isinstance(grader, dict):  # Parquet gives every row all keys of a column, null where the row has none
+        grader = {key: value for key, value in grader.items() if value is not None}
     check_grader(grader, where)
     for name in TEXT_FIELDS:
         if not isinstance(row.get(name), str | None):
             raise BadInput(f"{where}: {name} is a {type(row[name]).__name__}; expected text")
     optional: dict[str, Any] = {name: row.get(name) for name in TEXT_FIELDS}
-    optional |= {name: _texts(row.get(name, ()), name, where) for name in LIST_FIELDS}
+    optional |= {name: _texts(None if row.get(name) == "" else row.get(name), name, where) for name in LIST_FIELDS}
     item = EvalItem(
-        id=str(row["id"] if row.get("id") is not None else f"line-{number}"),
-        slices=_texts("all" if row.get("slice") is None else row["slice"], "slice", where),
+        id=_id(row.get("id"), number, where),
+        slices=tuple(dict.fromkeys(_texts("all" if row.get("slice") is None else row["slice"], "slice", where))),
         turns=_turns(row, where),
         targets=_texts(_several(row.get("target", ()), grader), "target", where),
         grader=grader,
@@ -111,11 +113,24 @@ def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -
     goldless = grader["kind"] in NEEDS_NO_GOLD or (grader["kind"] == "json" and grader.get("schema"))
     if not item.targets and not item.chosen and not goldless:
         raise BadInput(f"{where}: neither target nor chosen; the {grader['kind']} grader needs one")
-    if any(not text.strip() for text in item.targets):
-        raise BadInput(f"{where}: target is empty")
     if not item.slices:
         raise BadInput(f"{where}: slice is an empty list")
+    for name, texts in (("target", item.targets), ("slice", item.slices), ("distractors", item.distractors)):
+        if any(not text.strip() for text in texts):
+            raise BadInput(f"{where}: {name} {'is empty' if len(texts) == 1 else 'holds an empty text'}")
+    if item.chosen and not item.chosen.strip():
+        raise BadInput(f"{where}: chosen is empty")
+    if both := set(item.targets) & set(item.distractors):
+        raise BadInput(f"{where}: {min(both)!r} is target and distractor; a distractor is a wrong answer")
     return item
+
+
+def _id(value: Any, number: int, where: str) -> str:
+    if value is None:
+        return f"line-{number}"
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+        raise BadInput(f"{where}: id is {value!r}; expected a text or a number")
+    return str(value)
 
 
 def _turns(row: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
@@ -125,7 +140,7 @@ def _turns(row: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
             isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
             for m in messages
         )
-        if not fine or not messages or messages[-1]["role"] == "assistant":
+        if not fine or not messages or messages[-1]["role"] == "assistant" or not messages[-1]["content"].strip():
             raise BadInput(f'{where}: messages must be [{{"role": …, "content": …}}, …] that ends before the answer')
         return tuple((m["role"], m["content"]) for m in messages)
     prompt = row.get("prompt")
@@ -140,7 +155,7 @@ def _parsed(text: str, name: str, where: str) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if name == "slice":
             return text
         raise BadInput(f"{where}: {name} is not JSON: {error}") from None
@@ -152,7 +167,7 @@ def _several(target: Any, grader: dict[str, Any]) -> Any:
         return target
     try:
         return json.loads(target)
-    except ValueError:
+    except (ValueError, RecursionError):
         return target
 
 
@@ -237,7 +252,7 @@ def _reserve(items: list[EvalItem]) -> tuple[dict[str, list[EvalItem]], set[str]
         chosen = list({_source(i): i for i in reversed(able)}.values())[::-1][:RESERVED]
         lost = {i.id for e in chosen for i in clusters[_source(e)]}
         spent = sum(i.id in lost for i in members[name])
-        if len(able) >= RESERVE_FROM and len(chosen) == RESERVED and spent <= max(RESERVED, len(members[name]) // 8):
+        if len(able) >= RESERVE_FROM and len(chosen) == RESERVED and spent <= max(RESERVED, len(members[name]) // 6):
             reserved[name] = chosen
             kept_back |= lost
     return reserved, kept_back

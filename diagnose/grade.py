@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from string import ascii_uppercase
 from typing import Any
 
 from diagnose.errors import BadInput
@@ -22,7 +23,10 @@ KINDS = ("exact", "regex", "number", "contains", "choice", "json", "instructions
 JUDGES = ("rule", "reward_model", "model")
 NEEDS_NO_GOLD = ("regex", "instructions", "judge")
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
-EMBEDDED = re.compile(r"\{.*\}|\[.*\]", re.DOTALL)
+KEYS = ("kind", "judge", "schema", "pattern", "lenient", "tolerance", "marker", "instructions", "model", "rubric")
+WORD = re.compile(r"((?:[%$€£°#+./:-]*+\w++)++[%$€£°#+]*+)|[%$€£°#+./:-]++")
+"""Words with the signs that belong to them, or signs alone; possessive, because a long row of dots would else cost
+quadratic time."""
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 """Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, Han."""
 
@@ -81,7 +85,7 @@ def form_of(item: EvalItem) -> dict[str, Any] | None:
 
 
 def check_grader(grader: Any, where: str) -> None:
-    """Refuse an unknown kind, a schema that is none, or a pattern that RE2 does not take.
+    """Refuse an unknown kind or key, a schema that is none, or a pattern that RE2 does not take.
 
     Raises:
         BadInput: naming the key.
@@ -89,10 +93,9 @@ def check_grader(grader: Any, where: str) -> None:
     if not isinstance(grader, dict) or grader.get("kind") not in KINDS:
         found = grader.get("kind") if isinstance(grader, dict) else grader
         raise BadInput(f"{where}: grader kind {found!r}; allowed: {', '.join(KINDS)}")
-    if not isinstance(grader.get("tolerance", 0.0), int | float):
-        raise BadInput(f"{where}: grader.tolerance is {grader['tolerance']!r}; expected a number")
+    _check_values(grader, where)
     if grader.get("schema") is not None:
-        _validator(json.dumps(grader["schema"]), where)
+        _check_schema(grader["schema"], where)
     if grader["kind"] == "instructions":
         check_instructions(grader.get("instructions"), where)
     for key in ("pattern", "lenient") if grader["kind"] == "regex" else ():
@@ -104,10 +107,23 @@ def check_grader(grader: Any, where: str) -> None:
         _check_judge(grader["judge"], where)
 
 
+def _check_values(grader: dict[str, Any], where: str) -> None:
+    if unknown := sorted(set(grader) - set(KEYS)):
+        raise BadInput(f"{where}: grader.{unknown[0]}: no such key; allowed: {', '.join(KEYS)}")
+    tolerance = grader.get("tolerance", 0.0)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1e300:
+        raise BadInput(f"{where}: grader.tolerance is {tolerance!r}; expected a number, 0 or more")
+    for key in ("marker", "model", "rubric"):
+        if key in grader and (not isinstance(grader[key], str) or not grader[key]):
+            raise BadInput(f"{where}: grader.{key} is {grader[key]!r}; expected a text")
+
+
 def _check_judge(judge: Any, where: str) -> None:
     kind = judge.get("kind") if isinstance(judge, dict) else None
-    needs = {"rule": "prefer", "reward_model": "path"}.get(kind or "")
-    if kind not in JUDGES or (needs and not isinstance(judge.get(needs), str)):
+    needs = {"rule": "prefer", "reward_model": "path"}.get(str(kind))
+    texts = [judge.get(key) for key in ("prefer", "path", "model")] if isinstance(judge, dict) else []
+    wrong = kind not in JUDGES or any(not isinstance(text, str | None) for text in texts)
+    if wrong or (needs and not judge.get(needs)):
         raise BadInput(
             f'{where}: judge {judge!r}; allowed: {{"kind": "rule", "prefer": "RE2 pattern"}}, '
             '{"kind": "reward_model", "path": "DIR_OR_HUB_NAME"}, {"kind": "model"}'
@@ -133,19 +149,49 @@ def _text(error: Exception) -> str:
     return first.decode() if isinstance(first, bytes) else str(first)
 
 
+def _check_schema(schema: Any, where: str) -> None:
+    if not isinstance(schema, dict | bool):
+        raise BadInput(f"{where}: grader.schema is a {type(schema).__name__}, not a JSON Schema")
+    try:
+        _validator(json.dumps(schema)).is_valid({})
+    except RecursionError:
+        raise BadInput(f"{where}: grader.schema is nested too deeply, or refers to itself without end") from None
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+
+
 @lru_cache(maxsize=256)
-def _validator(schema: str, where: str = "grader.schema") -> Any:
+def _validator(schema: str) -> Any:
     import jsonschema
+    from referencing import Registry
     from referencing.exceptions import Unresolvable
 
     loaded = json.loads(schema)
     try:
         kind = jsonschema.validators.validator_for(loaded)
         kind.check_schema(loaded)
-        kind(loaded).is_valid({})
-    except (jsonschema.SchemaError, Unresolvable, TypeError, AttributeError) as error:
-        raise BadInput(f"{where}: grader.schema is not a JSON Schema: {getattr(error, 'message', error)}") from None
-    return kind(loaded)
+        _check_references(loaded, kind.META_SCHEMA["$schema"])
+    except Unresolvable as error:
+        raise BadInput(f"grader.schema is not a JSON Schema: it holds no {error.ref!r}, to which it refers") from None
+    except (jsonschema.SchemaError, TypeError, AttributeError) as error:
+        raise BadInput(f"grader.schema is not a JSON Schema: {getattr(error, 'message', error)}") from None
+    # An empty registry of our own: the default one fetches what a schema refers to from the network.
+    return kind(loaded, registry=Registry())
+
+
+def _check_references(schema: Any, dialect: str) -> None:
+    """Resolve every reference now; an answer would else meet a missing one in the middle of a run."""
+    from jsonschema_specifications import REGISTRY
+    from referencing.jsonschema import DRAFT202012, specification_with
+
+    root = specification_with(dialect, default=DRAFT202012).create_resource(schema)
+    left = [(root, REGISTRY.resolver_with_root(root))]
+    while left:
+        part, resolver = left.pop()
+        reference = part.contents.get("$ref") if isinstance(part.contents, dict) else None
+        if isinstance(reference, str):
+            resolver.lookup(reference)
+        left += [(inner, resolver.in_subresource(inner)) for inner in part.subresources()]
 
 
 # ---------------------------------------------------------------- content, read leniently
@@ -154,7 +200,7 @@ def _validator(schema: str, where: str = "grader.schema") -> Any:
 def normal(text: str) -> str:
     """NFKC, case folded, white space and punctuation at word borders collapsed to single spaces."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " " + " ".join(re.findall(r"[\w%$€£°#+./:-]*\w[%$€£°#+]*", folded)) + " "
+    return " " + " ".join(filter(None, WORD.findall(folded))) + " "
 
 
 def holds(text: str, value: str) -> bool:
@@ -196,7 +242,7 @@ def _contains(item: EvalItem, text: str) -> tuple[bool, bool]:
 
 def _number(item: EvalItem, text: str) -> tuple[bool, bool]:
     """Strict: the number alone, or the grader's `marker` and the number last. Lenient: the last number of the text."""
-    golds = [value for target in _golds(item) for value in _numbers(target)[-1:]]
+    golds = [value for target in _golds(item) for value in _numbers(target)[-1:] if math.isfinite(value)]
     tolerance = float(item.grader.get("tolerance", 0.0))
     marker = item.grader.get("marker")
 
@@ -212,26 +258,33 @@ def _number(item: EvalItem, text: str) -> tuple[bool, bool]:
 
 def _choice(item: EvalItem, text: str) -> tuple[bool, bool]:
     """Strict: the choice's text or its letter, alone. Lenient: exactly one choice is named, and it is the gold one."""
-    letters = {chr(65 + i): choice for i, choice in enumerate(item.choices)}
-    gold = {letters.get(target, target) for target in _golds(item)}
+    choices = [_nfc(choice) for choice in item.choices]
+    letters = dict(zip(ascii_uppercase, choices, strict=False))
+    gold = {letters.get(target, _nfc(target)) for target in _golds(item)} & set(choices)
     said = _nfc(text)
     strict = said in gold or letters.get(said.rstrip(".)").lstrip("(")) in gold
     alone = re.findall(r"(?:^|[\s(])([A-Z])(?:[.):]|$)", text.strip(), re.MULTILINE)
     named = {letters[m] for m in alone if m in letters}
-    named |= {c for c in item.choices if one_content(item, text, [c], [o for o in item.choices if o != c])}
+    named |= {c for c in choices if one_content(item, text, [c], [o for o in choices if o != c])}
     several = re.search(r"\b[A-Z]\s*(?:,|/|or|and)\s*[A-Z]\b", text)
     return strict, len(named) == 1 and named <= gold and not several
 
 
 def _json(item: EvalItem, text: str) -> tuple[bool, bool]:
     """Strict: one JSON value that fits the schema and has the gold fields. Lenient: the gold values, no rival's."""
+    try:
+        return _json_read(item, text)
+    except RecursionError:  # nested more deeply than any gold answer that passed on load
+        return False, False
+
+
+def _json_read(item: EvalItem, text: str) -> tuple[bool, bool]:
     gold = [value for target in _golds(item) if (value := _loads(target)) is not None]
     value = _loads(text)
     schema = item.grader.get("schema")
     fits = value is not None and (schema is None or _validator(json.dumps(schema)).is_valid(value))
     strict = fits and (not gold or any(_same(value, g) for g in gold))
-    inside = EMBEDDED.search(text)
-    said = inside.group() if inside else text
+    said = _embedded(text)
     if (embedded := _loads(said)) is not None and any(_same(embedded, g) for g in gold):
         return strict, True
     rivals = [leaf for option in item.options for leaf in _leaves(_loads(option))]
@@ -275,6 +328,13 @@ def _loads(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):  # ValueError: also an integer of more digits than Python reads
         return None
+
+
+def _embedded(text: str) -> str:
+    """From the first brace or bracket to the last one that could close it; else the whole text."""
+    spans = [(text.find(opening), text.rfind(closing)) for opening, closing in ("{}", "[]")]
+    start, end = min(((a, b) for a, b in spans if 0 <= a < b), default=(0, len(text)))
+    return text[start : end + 1]
 
 
 def _same(a: Any, b: Any) -> bool:

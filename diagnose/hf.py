@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diagnose.config import ModelConfig
+from diagnose.config import DTYPES, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.model import LAYOUT, PLAIN_STOP, Completion, Form, Score, check_windows, lay_out
 from diagnose.records import EvalItem, Prompt
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from diagnose.constrain import Grammars
 
 END_CHECK_PROMPTS = 8
+ALLOWED = "expected a directory with config.json, weights as .safetensors (no pickle) and a tokenizer, or a hub name"
+REWARD = "expected a reward model: a sequence classifier with one label, its weights as .safetensors"
 
 
 class HFModel:
@@ -29,26 +31,19 @@ class HFModel:
         Raises:
             BadInput: no such model, no weights in safetensors, no tokenizer, an unknown end token.
         """
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM
 
         assert settings.path is not None
         self.settings = settings
+        if (settings.dtype or "auto") not in DTYPES:
+            raise BadInput(f"model.dtype={settings.dtype}: allowed: {', '.join(DTYPES)}")
         self.tokenizer = load_tokenizer(settings)
-        dtype = "auto" if settings.dtype in (None, "auto") else getattr(torch, str(settings.dtype), None)
-        if dtype is None:
-            raise BadInput(f"model.dtype={settings.dtype}: allowed: auto, float32, bfloat16, float16")
-        try:
-            config = AutoConfig.from_pretrained(settings.path, trust_remote_code=False)
-            model = AutoModelForCausalLM.from_pretrained(
-                settings.path, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError) as error:
-            raise BadInput(f"model.path={settings.path}: {_first_line(error)}") from None
+        model = _weights(AutoModelForCausalLM, settings.path, "model.path", ALLOWED, dtype=settings.dtype or "auto")
+        config = model.config
         if settings.adapter:
             model = _with_adapter(model, settings.adapter)
         self.device = settings.device or best_device()
-        self.network = model.to(self.device).eval()
+        self.network = _placed(model, self.device)
         self.batch_size = settings.batch_size or 32
         self.max_new_tokens = settings.max_new_tokens or 64
         window = getattr(config, "max_position_embeddings", None) or 4096
@@ -58,6 +53,7 @@ class HFModel:
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self.lacks = frozenset() if self.tokenizer.is_fast else frozenset({"constrained"})
         self._told = False
+        self._may_stop: dict[int, bool] = {}
         self._constrainer: Any = None
 
     @property
@@ -67,6 +63,7 @@ class HFModel:
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
         """See Model."""
+        check_tokens(self, items)
         check_answer_length(self, items)
         check_windows(self, items)
         check_end_token(self, [Prompt(i.turns) for i in items[:END_CHECK_PROMPTS]], seed)
@@ -179,7 +176,12 @@ class HFModel:
             bos = self.tokenizer.bos_token_id
             return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
         messages = [{"role": role, "content": text} for role, text in self._with_system(prompt)]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template computes, and raises what it likes where it does not take a turn
+            roles = ", ".join(m["role"] for m in messages)
+            told = f"its chat template does not take {roles}: {_first_line(error)}"
+            raise BadInput(f"model.path={self.settings.path}: {told}") from None
         ids = self.tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
         return ids
 
@@ -221,6 +223,13 @@ class HFModel:
         return whole[:shared], whole[shared:]
 
     def _stopped(self, row: list[int]) -> bool:
+        token = row[-1]
+        if token not in self._may_stop:
+            # A stop string ends inside the newest token, if anywhere: most tokens hold none of the last characters.
+            text = self.tokenizer.decode([token])
+            self._may_stop[token] = any(stop[-1:] in text for stop in self.stop)
+        if not self._may_stop[token]:
+            return False
         tail = self.tokenizer.decode(row[-16:], skip_special_tokens=True)
         return any(stop in tail for stop in self.stop)
 
@@ -244,17 +253,12 @@ class RewardModel:
         from transformers import AutoModelForSequenceClassification
 
         self.settings = ModelConfig(path=path)
-        self.tokenizer = load_tokenizer(self.settings)
-        try:
-            network = AutoModelForSequenceClassification.from_pretrained(
-                path, num_labels=1, use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise BadInput(f"judge.path={path}: not a reward model with one label: {_first_line(error)}") from None
+        self.tokenizer = load_tokenizer(self.settings, "judge.path")
+        network = _weights(AutoModelForSequenceClassification, path, "judge.path", REWARD, num_labels=1)
         if network.config.pad_token_id is None:
             network.config.pad_token_id = self.tokenizer.pad_token_id
         self.device = device or best_device()
-        self.network = network.to(self.device).eval()
+        self.network = _placed(network, self.device)
         self.batch_size = batch_size or 32
         self.max_new_tokens = 0
         self.lacks: frozenset[str] = frozenset()
@@ -306,18 +310,54 @@ class RewardModel:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def _with_adapter(model: Any, path: str) -> Any:
-    from peft import PeftModel
-
-    if not (Path(path) / "adapter_config.json").is_file():
-        raise BadInput(f"model.adapter={path}: holds no adapter_config.json; expected a directory saved by PEFT")
+def _weights(kind: Any, path: str, key: str, allowed: str, **settings: Any) -> Any:
+    """A network of which every weight stands in the files; what is missing would silently be random."""
     try:
-        return PeftModel.from_pretrained(model, path)
-    except (OSError, ValueError, RuntimeError) as error:
+        network, told = kind.from_pretrained(
+            path,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **settings,
+        )
+    except Exception as error:  # of transformers, of huggingface_hub, of safetensors; each is about what stands there
+        raise BadInput(f"{key}={path}: {_first_line(error)}; {allowed}") from None
+    wrong = [name for name, *_ in told["mismatched_keys"]] + sorted(told["missing_keys"])
+    if wrong:
+        raise BadInput(
+            f"{key}={path}: not the weights of the {type(network).__name__} that config.json describes: "
+            f"{len(wrong)} missing or of another shape, {wrong[0]} the first; {allowed}"
+        )
+    return network
+
+
+def _placed(network: Any, device: str) -> Any:
+    try:
+        return network.to(device).eval()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadInput(f"model.device={device}: {_first_line(error)}; expected cpu, cuda or mps") from None
+
+
+def _with_adapter(model: Any, path: str) -> Any:
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    for names in (("adapter_config.json",), ("adapter_model.safetensors", "adapter_model.bin")):
+        if not any((Path(path) / name).is_file() for name in names):
+            raise BadInput(f"model.adapter={path}: holds no {names[0]}; expected a directory saved by PEFT")
+    try:
+        adapted = PeftModel.from_pretrained(model, path)
+        wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        missing = set(wanted) - set(load_peft_weights(path, device="cpu"))
+    except Exception as error:  # of PEFT, of safetensors, of the JSON inside; each is about this directory
         raise BadInput(f"model.adapter={path}: does not fit this base: {_first_line(error)}") from None
+    if missing:
+        raise BadInput(f"model.adapter={path}: does not fit this base: lacks {len(missing)} weights, {min(missing)}")
+    return adapted
 
 
-def load_tokenizer(settings: ModelConfig) -> Any:
+def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
     """The tokenizer with the end token that the settings name.
 
     Raises:
@@ -330,11 +370,11 @@ def load_tokenizer(settings: ModelConfig) -> Any:
     logging.disable_progress_bar()
     path = str(settings.path)
     if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
-        raise BadInput(f"model.path={path}: no such directory")
+        raise BadInput(f"{key}={path}: no such directory; {ALLOWED}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BadInput(f"model.path={path}: no tokenizer to load: {_first_line(error)}") from None
+    except Exception as error:  # of transformers, of huggingface_hub, of tokenizers; each is about what stands there
+        raise BadInput(f"{key}={path}: no tokenizer to load: {_first_line(error)}; {ALLOWED}") from None
     if settings.eos_token:
         if settings.eos_token not in tokenizer.get_vocab():
             allowed = ", ".join(tokenizer.all_special_tokens)
@@ -399,6 +439,31 @@ def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> Non
         )
 
 
+def check_tokens(model: HFModel, items: Sequence[EvalItem]) -> None:
+    """Refuse a tokenizer of another model and weights that compute no number.
+
+    Raises:
+        BadInput: naming what does not belong together.
+    """
+    rows = model.network.get_input_embeddings().weight.shape[0]
+    # Some tokenizers hold more tokens than the model, which texts never use.
+    if len(model.tokenizer) > rows:
+        last = max(max(model.encode(Prompt(i.turns)), default=0) for i in items)
+        if max(last, model.pad) >= rows:
+            raise BadInput(
+                f"model.path={model.settings.path}: the tokenizer has {len(model.tokenizer)} tokens, the model {rows}; "
+                "they do not belong together"
+            )
+    shortest = min((Prompt(i.turns) for i in items), key=lambda p: len(p.turns[-1][1]))
+    if model.fits(shortest, "x"):
+        (found,) = model.logprob([shortest], ["x"])
+        if found.logprob != found.logprob:
+            raise BadInput(
+                f"model.path={model.settings.path}: the network computes NaN; broken weights, or too narrow a number "
+                "format: set model.dtype=float32 or bfloat16"
+            )
+
+
 def check_answer_length(model: HFModel, items: Sequence[EvalItem]) -> None:
     """Refuse a limit that cuts off the wanted answers themselves: right answers would be read as wrong.
 
@@ -428,5 +493,8 @@ def best_device() -> str:
 
 
 def _first_line(error: Exception) -> str:
+    """And the second, where the first ends with a colon."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if not lines or isinstance(error, KeyError):
+        return repr(error)
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".,:")

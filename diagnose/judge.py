@@ -19,7 +19,11 @@ from diagnose.records import EvalItem, Prompt, Reading
 
 GRADES = {"A": (True, True), "B": (False, True), "C": (False, False)}
 """What the letters of `graded` mean: strict, lenient."""
-LETTER = re.compile(r"^[^\w]*(?:(?:grade|answer|verdict)[\s:*]+)?([ABC])\b", re.IGNORECASE)
+LETTER = re.compile(
+    r"^\W*(?:(?:grade|answer|verdict)[\s:*]+)?([ABC])(?:\W*(?:$|\n)|[.:;)*\"\]]|\s+[-–—(]|,?\s+(?:is|because|since|as)\b)",
+    re.IGNORECASE,
+)
+"""A letter that stands for itself: not the article of `A good answer …`, not the first of `A or B`."""
 
 
 class Judges:
@@ -36,15 +40,30 @@ class Judges:
         Raises:
             BadInput: none is configured.
         """
-        key = json.dumps([spec.get("kind"), spec.get("model"), spec.get("path")], sort_keys=True)
+        rewards = spec["kind"] == "reward_model"
+        key = json.dumps([rewards, spec["path"] if rewards else spec.get("model")])
         if key not in self._loaded:
-            if spec["kind"] == "reward_model":
+            if rewards:
                 from diagnose.hf import RewardModel
 
                 self._loaded[key] = RewardModel(spec["path"], self.settings.device, self.settings.batch_size)
             else:
-                self._loaded[key] = load_model(self._settings(spec.get("model")))
+                self._loaded[key] = _judge(self._settings(spec.get("model")))
         return self._loaded[key]
+
+    def check(self, items: Sequence[EvalItem]) -> None:
+        """Load the models that the items name, and see that the servers among them answer, before anything is asked.
+
+        Raises:
+            BadInput: none is configured, or it does not answer.
+        """
+        from diagnose.served import ServedModel
+
+        specs = [i.grader for i in items if i.grader["kind"] == "judge"]
+        specs += [i.judge for i in items if i.judge and i.judge["kind"] != "rule"]
+        for model in {id(model): model for model in map(self.of, specs)}.values():
+            if isinstance(model, ServedModel):
+                model.reach()
 
     def read(self, pairs: Sequence[tuple[EvalItem, str]]) -> list[Reading]:
         """Grade responses, asking a model where the grader is one."""
@@ -55,12 +74,14 @@ class Judges:
             by_model.setdefault(id(self.of(pairs[k][0].grader)), []).append(k)
         for places in by_model.values():
             judge = self.of(pairs[places[0]][0].grader)
-            prompts = [graded(*pairs[k]) for k in places]
-            answers = judge.generate(prompts, [f"0|judge|{pairs[k][0].id}" for k in places])
-            for k, (answer, *_) in zip(places, answers, strict=True):
-                letter = LETTER.match(answer.text)
-                known = GRADES[letter[1].upper()] if letter else None
-                out[k] = Reading(*known) if known else Reading(None, None, "judge_unreadable")
+            prompts = {k: graded(*pairs[k]) for k in places}
+            fitting = [k for k in places if judge.fits(prompts[k])]
+            keys = [f"0|judge|{pairs[k][0].id}" for k in fitting]
+            answers = judge.generate([prompts[k] for k in fitting], keys) if fitting else []
+            said = dict(zip(fitting, answers, strict=True))
+            for k in places:
+                letter = LETTER.match(said[k][0].text) if k in said else None
+                out[k] = Reading(*GRADES[letter[1].upper()]) if letter else Reading(None, None, "judge_unreadable")
         return out
 
     def _settings(self, model: Any) -> ModelConfig:
@@ -95,6 +116,14 @@ def pick(text: str) -> str | None:
     """The letter that a judge chose; None where it chose none."""
     letter = LETTER.match(text)
     return letter[1].upper() if letter and letter[1].upper() != "C" else None
+
+
+def _judge(settings: ModelConfig) -> Model:
+    if settings.kind != "openai":
+        return load_model(settings)
+    from diagnose.served import ServedModel
+
+    return ServedModel(settings, "judge")
 
 
 def _task(item: EvalItem) -> str:

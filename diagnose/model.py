@@ -33,7 +33,8 @@ class Completion:
 class Score:
     """Log-probability of a continuation, summed over its tokens."""
 
-    logprob: float
+    logprob: float | None
+    """None: the model does not score this text."""
     tokens: int
 
 
@@ -78,6 +79,12 @@ class Model(Protocol):
 def render_sha(render: dict[str, Any]) -> str:
     """The render contract, hashed; a difference is named by comparing the dictionaries."""
     return hashlib.sha256(json.dumps(render, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def render_differs(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """Keys in which a local model's render differs from a measured one; what a served model hides is not compared."""
+    hidden = {k for k in now if "served" in then and then.get(k) is None}
+    return sorted(k for k in now if k not in hidden and now[k] != then.get(k))
 
 
 def lay_out(turns: Sequence[tuple[str, str]]) -> str:

@@ -27,6 +27,7 @@ class Measured:
     given: tuple[float, float]
     constrainable: bool
     has_context: bool
+    has_options: bool
     pairs: bool
     reach: float | None
     """Median z-score of `chosen` among the model's own samples."""
@@ -58,6 +59,7 @@ def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int
         given=_tally([a.lenient for a in given]),
         constrainable=any(i.grader["kind"] == "choice" or i.grader.get("schema") for i in items),
         has_context=any(i.context for i in items),
+        has_options=any(i.options for i in items),
         pairs=any(i.judge or (i.chosen and i.rejected) for i in items),
         reach=reach(items, log),
         best=headroom[0] if headroom else None,
@@ -71,11 +73,13 @@ def reach(items: list[EvalItem], log: AnswerLog) -> float | None:
     """Median over items of (a(chosen) - mean a(own)) / sd, a = log p per token, sd pooled (EVIDENCE §1, Dcov)."""
     gaps, spreads = [], []
     for item in items:
-        scores = [a.logprob / max(a.tokens, 1) for a in log.of_item("margins", item.id) if a.logprob is not None]
-        if len(scores) < 4:
-            continue
-        gaps.append(scores[0] - float(np.mean(scores[2:])))
-        spreads.append(float(np.var(scores[2:], ddof=1)))
+        scores = {
+            a.draw: a.logprob / max(a.tokens, 1) for a in log.of_item("margins", item.id) if a.logprob is not None
+        }
+        own = [value for draw, value in scores.items() if draw >= 2]
+        if 0 in scores and len(own) >= 2:
+            gaps.append(scores[0] - float(np.mean(own)))
+            spreads.append(float(np.var(own, ddof=1)))
     return float(np.median(gaps) / max(np.sqrt(np.mean(spreads)), 1e-6)) if gaps else None
 
 

@@ -340,6 +340,10 @@ def missing_probes(items: list[EvalItem], evalset: EvalSet, settings: ProbesConf
         out.append("shaped")
     if "sampled" not in on:
         out.append("sampled")
+    if "constrained" not in on and any(form_of(i) for i in items):
+        out.append("constrained")
+    if "margins" not in on and any(i.chosen and i.rejected for i in items):
+        out.append("margins")
     return tuple(out)
 
 

@@ -8,11 +8,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from diagnose.errors import RunFailed
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core", "wandb", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,11 +58,32 @@ def file_sha(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A disk that is full or read-only ends the run with one sentence.
+
+    Raises:
+        RunFailed: naming the file.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"{path}: cannot be written: {error.strerror}; nothing before it is lost: with room on the disk, the same "
+            "command with the same out=DIR goes on from here"
+        ) from None
+
+
 def write_whole(path: Path, text: str) -> None:
     """Whole or not at all."""
     part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with writing(path):
+        try:
+            part.write_text(text, encoding="utf-8")
+            os.replace(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

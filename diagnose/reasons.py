@@ -89,6 +89,10 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
     lines = (
         (v.verdict == "insufficient", f"about {v.needs_items} more items in this slice"),
         (
+            kind == "unresolved" and "ranked" in v.missing and seen.has_options,
+            "log-probabilities of the distractors: a local model, or a server's model.api=completions",
+        ),
+        (
             kind == "unresolved" and "ranked" in v.missing,
             "`distractors` per item: ranking them is the cheapest probe that tells stored from absent facts",
         ),

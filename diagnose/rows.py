@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -13,6 +14,10 @@ from diagnose.errors import BadInput
 
 Row = dict[str, Any]
 MAX_ROW_BYTES = 16 * 2**20
+MAX_LIST_BYTES = 256 * 2**20
+"""A .json list is read as a whole."""
+ONE_A_LINE = "expected a JSON object on each line"
+A_LIST = "expected a list of JSON objects"
 FORMATS = ".jsonl, .json, .csv, .tsv, .parquet, a directory of `datasets`, or the name of a dataset on the hub"
 
 
@@ -22,7 +27,7 @@ def read_rows(
     """Rows with file:line.
 
     Args:
-        columns: our field → a column name, or a Jinja template over the row's columns.
+        columns: our field → a column name, or a Jinja template over the row's columns (all of them together are `row`).
         split: of a dataset that has several.
         subset: the configuration of a dataset on the hub.
 
@@ -30,8 +35,13 @@ def read_rows(
         BadInput: naming the place, what was found and what is allowed.
     """
     rename = {ours: _column(ours, source) for ours, source in columns.items()}
-    for row, where in _open(Path(path), split, subset):
-        yield row | {ours: source(row, where) for ours, source in rename.items()}, where
+    try:
+        for row, where in _open(Path(path), split, subset):
+            if any(isinstance(value, str) and len(value) > MAX_ROW_BYTES for value in row.values()):
+                raise BadInput(f"{where}: {_too_large()}")
+            yield row | {ours: source(row, where) for ours, source in rename.items()}, where
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror or _first(error)}") from None
 
 
 def _open(path: Path, split: str | None, subset: str | None) -> Iterator[tuple[Row, str]]:
@@ -59,42 +69,57 @@ def _open(path: Path, split: str | None, subset: str | None) -> Iterator[tuple[R
 
 
 def _jsonl(path: Path) -> Iterator[tuple[Row, str]]:
+    for line, number in _lines(path):
+        text = line.strip()
+        if text:
+            where = f"{path}:{number}"
+            yield _object(_loads(text, path, number, ONE_A_LINE), where, ONE_A_LINE), where
+
+
+def _json(path: Path) -> Iterator[tuple[Row, str]]:
+    if path.stat().st_size > MAX_LIST_BYTES:
+        raise BadInput(f"{path}: a JSON list of more than {MAX_LIST_BYTES >> 20} MB; save it as .jsonl")
+    for k, row in enumerate(_loads(_decoded(path.read_bytes(), f"{path}:1", 1), path, 1, A_LIST), 1):
+        where = f"{path}: element {k}"
+        yield _object(row, where, A_LIST), where
+
+
+def _csv(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
+    """Every cell is text (007 stays 007); an empty cell is an absent field. A row stands where it starts."""
+    csv.field_size_limit(MAX_ROW_BYTES)
+    # StringIO, because old files end their lines with a carriage return alone.
+    lines = (part for text, _ in _lines(path) for part in io.StringIO(text, newline=""))
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    where = f"{path}:1"
+    try:
+        for cells in reader:
+            if cells and names is None:
+                names = cells
+                if len(set(names)) != len(names):
+                    raise BadInput(f"{where}: a column name stands twice: {', '.join(names)}")
+            elif cells and names is not None:
+                if len(cells) != len(names):
+                    raise BadInput(f"{where}: {len(cells)} cells; the header has {len(names)}: {', '.join(names)}")
+                yield {name: cell for name, cell in zip(names, cells, strict=True) if cell != ""}, where
+            where = f"{path}:{reader.line_num + 1}"
+    except csv.Error as error:
+        raise BadInput(f"{where}: not CSV: {error}; is a quote left open, or not doubled inside a cell?") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[str, int]]:
+    """Lines with their numbers; no more is held than one row may be long."""
     with path.open("rb") as handle:
         number = 0
         while raw := handle.readline(MAX_ROW_BYTES + 1):
             number += 1
-            where = f"{path}:{number}"
             if len(raw) > MAX_ROW_BYTES:
-                raise BadInput(
-                    f"{where}: a row of more than {MAX_ROW_BYTES >> 20} MB; is the file one JSON object a line?"
-                )
-            text = _decoded(raw, where, number).strip()
-            if text:
-                yield _object(_loads(text, where), where), where
+                raise BadInput(f"{path}:{number}: {_too_large()}; does every row end its line?")
+            yield _decoded(raw, f"{path}:{number}", number), number
 
 
-def _json(path: Path) -> Iterator[tuple[Row, str]]:
-    for k, row in enumerate(_loads(_decoded(path.read_bytes(), f"{path}:1", 1), f"{path}:1"), 1):
-        yield _object(row, f"{path}: element {k}"), f"{path}: element {k}"
-
-
-def _csv(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
-    """Every cell is text (007 stays 007); an empty cell is an absent field."""
-    text = _decoded(path.read_bytes(), f"{path}:1", 1)
-    csv.field_size_limit(MAX_ROW_BYTES)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
-    try:
-        names = next(reader)
-        if len(set(names)) != len(names):
-            raise BadInput(f"{path}:1: a column name stands twice: {', '.join(names)}")
-        for cells in reader:
-            where = f"{path}:{reader.line_num}"
-            if cells and len(cells) != len(names):
-                raise BadInput(f"{where}: {len(cells)} cells; the header has {len(names)} columns: {', '.join(names)}")
-            if cells:
-                yield {name: cell for name, cell in zip(names, cells, strict=True) if cell != ""}, where
-    except csv.Error as error:
-        raise BadInput(f"{path}:{reader.line_num}: not CSV: {error}") from None
+def _too_large() -> str:
+    return f"a row of more than {MAX_ROW_BYTES >> 20} MB"
 
 
 def _parquet(path: Path) -> Iterator[tuple[Row, str]]:
@@ -107,8 +132,8 @@ def _parquet(path: Path) -> Iterator[tuple[Row, str]]:
             for row in batch.to_pylist():
                 number += 1
                 yield row, f"{path}: row {number}"
-    except pyarrow.ArrowException as error:
-        raise BadInput(f"{path}: not Parquet: {str(error).splitlines()[0]}") from None
+    except (pyarrow.ArrowException, OSError) as error:  # what stands in the file can raise either
+        raise BadInput(f"{path}: not Parquet: {_first(error)}") from None
 
 
 def _dataset(path: Path, split: str | None, subset: str | None) -> Iterator[tuple[Row, str]]:
@@ -121,48 +146,62 @@ def _dataset(path: Path, split: str | None, subset: str | None) -> Iterator[tupl
         found: Any = (
             datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path), subset, streaming=True)
         )
+        if isinstance(found, dict):
+            found = found[_split(list(found), split, path)]
+        for number, row in enumerate(found, 1):
+            yield dict(row), f"{path}: row {number}"
+    except BadInput:
+        raise
     except Exception as error:  # `datasets` raises types of its own, of fsspec and of the hub; each is about this path
         raise BadInput(f"{path}: {_first(error) or type(error).__name__}; expected {FORMATS}") from None
-    if isinstance(found, dict):
-        names = list(found)
-        if split is None and len(names) > 1:
-            raise BadInput(f"{path}: has the splits {', '.join(names)}; choose one with evalset.split=NAME")
-        if split is not None and split not in names:
-            raise BadInput(f"evalset.split={split}: not in {path}; allowed: {', '.join(names)}")
-        found = found[split or names[0]]
-    for number, row in enumerate(found, 1):
-        yield dict(row), f"{path}: row {number}"
+
+
+def _split(names: list[str], split: str | None, path: Path) -> str:
+    if split is None and len(names) > 1:
+        raise BadInput(f"{path}: has the splits {', '.join(names)}; choose one with evalset.split=NAME")
+    if split is not None and split not in names:
+        raise BadInput(f"evalset.split={split}: not in {path}; allowed: {', '.join(names)}")
+    return split or names[0]
 
 
 def _decoded(raw: bytes, where: str, number: int) -> str:
     if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadInput(f"{where}: UTF-16; save the file as UTF-8")
     if b"\x00" in raw:
-        raise BadInput(f"{where}: holds NUL bytes at byte {raw.index(0)}; expected UTF-8 text")
+        raise BadInput(f"{where}: holds NUL bytes at byte {raw.index(0)} (UTF-16?); expected UTF-8 text")
     try:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{where}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise BadInput(f"{where}: not UTF-8 ({error.reason} at byte {error.start}); save the file as UTF-8") from None
 
 
-def _loads(text: str, where: str) -> Any:
+def _loads(text: str, path: Path, number: int, expected: str) -> Any:
+    where = f"{path}:{number}"
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except json.JSONDecodeError as error:
-        raise BadInput(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
-    except (RecursionError, ValueError) as error:
-        raise BadInput(f"{where}: JSON that cannot be read: {_first(error)}") from None
+        where = f"{path}:{number + error.lineno - 1}"
+        raise BadInput(f"{where}: not JSON: {error.msg} at column {error.colno}; {expected}") from None
+    except UnicodeEncodeError:
+        raise BadInput(f"{where}: half a surrogate pair (\\ud800 to \\udfff); expected Unicode text") from None
+    except RecursionError:
+        raise BadInput(f"{where}: JSON nested too deeply to be read; {expected}") from None
+    except ValueError:
+        raise BadInput(f"{where}: a number of too many digits to be read; write it as text") from None
 
 
-def _object(row: Any, where: str) -> Row:
+def _object(row: Any, where: str, expected: str) -> Row:
     if not isinstance(row, dict):
-        raise BadInput(f"{where}: a {type(row).__name__}; expected a JSON object")
+        raise BadInput(f"{where}: a {type(row).__name__}; {expected}")
     return row
 
 
 def _starts_with_list(path: Path) -> bool:
     with path.open("rb") as handle:
-        return handle.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+        return handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def _first(error: Exception) -> str:
@@ -184,14 +223,19 @@ def _column(ours: str, source: str) -> Callable[[Row, str], Any]:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     try:
-        template = ImmutableSandboxedEnvironment(undefined=StrictUndefined).from_string(source)
+        template = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=_no_none).from_string(source)
     except TemplateError as error:
         raise BadInput(f"columns.{ours}: not a Jinja template: {error}") from None
 
     def fill(row: Row, where: str) -> str:
         try:
-            return template.render(row)
-        except (TemplateError, TypeError, ValueError, LookupError) as error:
-            raise BadInput(f"{where}: columns.{ours}: {error}; found: {', '.join(row)}") from None
+            return template.render(row | {"row": row})
+        except Exception as error:  # a template computes, so that anything can go wrong in it
+            raise BadInput(f"{where}: columns.{ours}: {_first(error)}; found: {', '.join(row)}") from None
 
     return fill
+
+
+def _no_none(value: Any) -> Any:
+    """A null is an empty text, not the word None."""
+    return "" if value is None else value

@@ -28,7 +28,7 @@ from diagnose.provenance import ROOT, provenance, write_json, write_whole
 from diagnose.reasons import TRAINING
 from diagnose.recommend import SOURCE, recommend
 from diagnose.records import Diagnosis
-from diagnose.report import render_report
+from diagnose.report import render_markdown, render_report
 from diagnose.rows import read_rows
 from diagnose.tracking import log_diagnosis
 from diagnose.verdicts import by_slice, verdicts
@@ -50,6 +50,7 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     rows = rows_at_hand(config.data)
     out = Path(config.out or "")
     judges = Judges(config.judge)
+    judges.check(evalset.items)
     model = load_model(config.model)
     model.check(evalset.items, config.seed)
     config = replace(config, probes=replace(config.probes, enabled=_askable(config, model)))
@@ -60,12 +61,13 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     }
     identity = _identity(evalset, record, config)
     _open(out, record | {"identity": identity, "status": "running"})
-    with Bars() as bars:
-        log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read)
-        evalset = spend(model, evalset, config.probes, config.rule, log, judges)
+    with Bars(items=evalset.items) as bars:
+        log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read, bars.saw)
+        evalset = spend(model, evalset, config.probes, config.rule, log, judges, bars.settled)
     diagnosis = conclude(config, evalset, log, record, identity, rows)
     write_whole(out / "diagnosis.json", diagnosis.to_json())
     write_whole(out / "report.html", render_report(diagnosis))
+    write_whole(out / "report.md", render_markdown(diagnosis))
     write_json(out / "run.json", record | {"identity": identity, "status": "finished"})
     log_diagnosis(config.wandb, diagnosis, out)
     show_diagnosis(diagnosis, str(out / "report.html"))
@@ -87,7 +89,8 @@ def conclude(
     found = attribute(evalset, log, config.probes, config.rule, rng)
     graders = grader_controls(evalset.items, log)
     judged = verdicts(evalset, log, found, config.rule, graders)
-    command = f"python train.py diagnosis={shlex.quote(str(config.out))}"
+    weights = "" if config.model.kind == "hf" else " model.path=DIR_OR_HUB_NAME"
+    command = f"python train.py diagnosis={shlex.quote(str(config.out))}{weights}"
     advice = recommend(evalset, judged, found, log, config.rule, rows, rng, command)
     # Not the weights' times: another clone of the same model and set makes the same decision.
     lasting = {k: v for k, v in identity.items() if k != "weights"}

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from diagnose.config import ModelConfig
@@ -20,6 +21,7 @@ from diagnose.model import LAYOUT, PLAIN_STOP, Completion, Form, Score, lay_out
 from diagnose.records import EvalItem, Prompt
 
 SCORED = frozenset({"ranked", "margins"})
+DRAWN = frozenset({"sampled", "best"})
 SAMPLE_FORM: Form = {
     "schema": {
         "type": "object",
@@ -28,14 +30,37 @@ SAMPLE_FORM: Form = {
         "additionalProperties": False,
     }
 }
+HELLO = Prompt((("user", "Hello."),))
+"""What a server is tried with: the first item may be too long for it."""
+TOO_LONG = (
+    "context length",
+    "context_length",
+    "context size",
+    "maximum context",
+    "maximum model length",
+    "too long",
+    "must have less than",
+    "`max_new_tokens` must be",
+)
+"""How OpenAI, vLLM, SGLang, llama.cpp and TGI say that a prompt does not fit."""
+UNKNOWN = Score(None, 0)
+"""Of a text that the server does not score; not a loss, so that nothing is ranked by it."""
 T = TypeVar("T")
+
+
+class _Refused(Exception):
+    """The server does not take this request; `reason` is `too_long` or `refused`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ServedModel:
     """One model behind an HTTP endpoint; requests run side by side and are retried with backoff by the client."""
 
-    def __init__(self, settings: ModelConfig, key: str | None = None) -> None:
-        """`key` stands in for the environment variable that the settings name.
+    def __init__(self, settings: ModelConfig, role: str = "model") -> None:
+        """`role` is the group of the configuration that messages name.
 
         Raises:
             BadInput: no base_url or name.
@@ -44,21 +69,23 @@ class ServedModel:
 
         for field in ("base_url", "name"):
             if not getattr(settings, field):
-                raise BadInput(f"model.{field}: missing; model.kind=openai needs model.base_url and model.name")
-        self.settings = settings
+                raise BadInput(f"{role}.{field}: missing; {role}.kind=openai needs {role}.base_url and {role}.name")
+        self.settings, self.role = settings, role
         self.client = OpenAI(
             base_url=settings.base_url,
-            api_key=key or os.environ.get(settings.api_key_env) or "none",
+            api_key=os.environ.get(settings.api_key_env) or "none",
             timeout=settings.timeout_seconds,
             max_retries=settings.retries,
         )
         self.chat = settings.api == "chat"
-        self.batch_size = settings.batch_size or 4 * settings.concurrency
+        # In rows, of which one request brings up to 24: a batch must keep all connections busy.
+        self.batch_size = settings.batch_size or 16 * settings.concurrency
         self.max_new_tokens = settings.max_new_tokens or 64
         self.device = f"{settings.base_url}"
         self.lacks = SCORED if self.chat else frozenset()
         self._several = True
         self._limit = "max_tokens"
+        self._told = False
 
     @property
     def render(self) -> dict[str, Any]:
@@ -76,24 +103,34 @@ class ServedModel:
         }
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
-        """Is somebody there, does it answer, and what does it offer?
+        """Does it answer, and what does it offer?
 
         Raises:
             BadInput: no usable answer to a first request.
         """
-        first = Prompt(items[0].turns)
-        try:
-            self._ask(first, "check", 1, 0, 0.0, None)
-        except RunFailed as error:
-            raise BadInput(str(error)) from None
-        if not self.chat and self._tried(lambda: self.logprob([first], [" a"])) is None:
+        self.reach()
+        self._several = self._tried(lambda: len(self._call(HELLO, 2, 0, 1.0, None))) == 2
+        if not self.chat and self._tried(lambda: self._score(HELLO, " a").logprob) is None:
             self.lacks |= SCORED
-        forced = self._tried(lambda: self._ask(first, "check", 1, 0, 0.0, SAMPLE_FORM)[0].text)
-        if not _fits_sample(forced):
+        drawn = self._tried(lambda: self._side_by_side(self._hot, list(range(8))))
+        if drawn and len(set(drawn)) == 1:
+            self.lacks |= DRAWN
+        if not _fits_sample(self._tried(lambda: self._call(HELLO, 1, 0, 0.0, SAMPLE_FORM)[0].text)):
             self.lacks |= {"constrained"}
         blind = "tokenizer, chat template, BOS and EOS of a served model cannot be seen, so they are not compared"
         missing = f"; not offered, so missing: {', '.join(sorted(self.lacks))}" if self.lacks else ""
         print(f"{self.settings.base_url}: {blind}{missing}", file=sys.stderr)
+
+    def reach(self) -> None:
+        """Ask a first question.
+
+        Raises:
+            BadInput: no usable answer.
+        """
+        try:
+            self._call(HELLO, 1, 0, 0.0, None)
+        except (RunFailed, _Refused) as error:
+            raise BadInput(str(error)) from None
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
         """The server knows; it answers `too_long` where a prompt does not fit."""
@@ -118,21 +155,36 @@ class ServedModel:
         pairs = list(zip(prompts, continuations, strict=True))
         return self._side_by_side(lambda pair: self._score(*pair), pairs)
 
+    def _hot(self, seed: int) -> str:
+        """A sample that differs from the next one unless the server ignores the temperature (`transformers serve`)."""
+        return self._call(HELLO, 1, seed, 2.0, None)[0].text
+
     def _side_by_side(self, work: Callable[[Any], T], wanted: list[Any]) -> list[T]:
-        with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            return list(pool.map(work, wanted))
+        try:
+            with ThreadPoolExecutor(self.settings.concurrency) as pool:
+                return list(pool.map(work, wanted))
+        except RunFailed as error:
+            kept = "what was answered so far is kept; the same command with the same out=DIR goes on from there"
+            raise RunFailed(f"{error}\n  {kept}") from None
 
     def _ask(
         self, prompt: Prompt, key: str, n: int, first: int, temperature: float, form: Form | None
     ) -> list[Completion]:
         """n samples in one call where the server gives n; else one call each."""
-        at_once = n if self._several else 1
-        done = self._call(prompt, at_once, _seed(key, first), temperature, form)
-        if len(done) < at_once:
-            self._several = False
-        while len(done) < n:
-            done += self._call(prompt, 1, _seed(key, first + len(done)), temperature, form)[:1]
-        return done[:n]
+        if n > 1 and self._several:
+            with suppress(_Refused):
+                done = self._call(prompt, n, _seed(key, first), temperature, form)
+                if len(done) >= n:
+                    return done[:n]
+        out: list[Completion] = []
+        for draw in range(first, first + n):
+            try:
+                out += self._call(prompt, 1, _seed(key, draw), temperature, form)[:1]
+            except _Refused as refused:
+                self._tell(refused)
+                return [Completion("", 0, refused.reason)] * n
+        self._several = self._several and n == 1
+        return out
 
     def _call(self, prompt: Prompt, n: int, seed: int, temperature: float, form: Form | None) -> list[Completion]:
         request: dict[str, Any] = {
@@ -154,14 +206,16 @@ class ServedModel:
             request |= self._forced(form)
         create = self.client.chat.completions.create if self.chat else self.client.completions.create
         answer = self._request(create, request)
-        if isinstance(answer, Completion):
-            return [answer] * n
-        return [self._read(choice, form) for choice in answer.choices]
+        try:
+            return [self._read(choice, form) for choice in answer.choices]
+        except (AttributeError, TypeError):
+            raise RunFailed(self._complaint(_unlike(answer))) from None
 
     def _read(self, choice: Any, form: Form | None) -> Completion:
         text = choice.message.content if self.chat else choice.text
         if text is None or choice.finish_reason == "content_filter":
-            return Completion("", 0, "refused")
+            # A model that thinks first may be cut off before it says anything.
+            return Completion("", 0, "cut_off" if choice.finish_reason == "length" else "refused")
         if form is not None and "choices" in form:
             text = _unquoted(text)
         return Completion(text, 0, "length" if choice.finish_reason == "length" else "stop")
@@ -176,52 +230,65 @@ class ServedModel:
             "logprobs": 1,
             "temperature": 0.0,
         }
-        answer = self._request(self.client.completions.create, request)
-        seen = None if isinstance(answer, Completion) else answer.choices[0].logprobs
-        if seen is None or not seen.text_offset or seen.token_logprobs is None:
-            raise RunFailed(f"{self.settings.base_url}: returned no log-probabilities for an echoed prompt")
-        end = len(head) + len(continuation)
-        spans = zip(seen.text_offset, seen.tokens, seen.token_logprobs, strict=True)
-        # A token that straddles the border belongs to the continuation, as in HFModel.
-        mine = [p for at, token, p in spans if at + len(token) > len(head) and at < end and p is not None]
-        return Score(sum(mine), len(mine))
+        try:
+            answer = self._request(self.client.completions.create, request)
+        except _Refused as refused:
+            self._tell(refused)
+            return UNKNOWN
+        seen = getattr(answer.choices[0], "logprobs", None)
+        tokens, logprobs = getattr(seen, "tokens", None) or [], getattr(seen, "token_logprobs", None) or []
+        made = getattr(answer.usage, "completion_tokens", None)
+        echoed = len(tokens) - (1 if made is None else made)
+        mine = logprobs[echoed - _tail(tokens[:echoed], head, continuation) : echoed]
+        return UNKNOWN if None in mine or not mine else Score(sum(mine), len(mine))
 
     def _request(self, create: Callable[..., Any], request: dict[str, Any]) -> Any:
         """One request; a prompt that the server refuses is data, a server that fails is the end of the run.
 
         Raises:
+            _Refused: the server does not take it.
             RunFailed: no usable answer after all retries.
         """
         import openai
 
         try:
             answer = create(**request)
-        except openai.BadRequestError as error:
-            if "max_completion_tokens" in str(error) and self._limit == "max_tokens":
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if "max_completion_tokens" in str(error) and "max_tokens" in request:
                 self._limit = "max_completion_tokens"
                 return self._request(create, {self._limit: request.pop("max_tokens"), **request})
-            too_long = any(word in str(error).lower() for word in ("context length", "maximum context", "too long"))
-            return Completion("", 0, "too_long" if too_long else "refused")
+            too_long = any(words in str(error).lower() for words in TOO_LONG)
+            raise _Refused("too_long" if too_long else "refused", self._complaint(error)) from None
         except (openai.OpenAIError, ValueError) as error:
             raise RunFailed(self._complaint(error)) from None
         if not getattr(answer, "choices", None):
-            raise RunFailed(self._complaint(ValueError(f"not a completion: {str(answer)[:80]!r}")))
+            raise RunFailed(self._complaint(_unlike(answer)))
         return answer
 
     def _complaint(self, error: Exception) -> str:
-        tries = self.settings.retries + 1
+        import openai
+
+        # `Connection error.` says nothing; what it comes from does.
+        told = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
+        first = next((line for line in str(told).splitlines() if line.strip()), "")
+        plain = f"; a base model without a chat template needs {self.role}.api=completions" if self.chat else ""
         return (
-            f"model.base_url={self.settings.base_url}: no usable answer from {self.settings.name!r} in {tries} tries: "
-            f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}\n"
-            "  expected an OpenAI-compatible server; what was answered so far is kept, and the same command with the "
-            "same out=DIR goes on from there"
+            f"{self.role}.base_url={self.settings.base_url}: no usable answer from {self.settings.name!r} with "
+            f"{self.role}.retries={self.settings.retries}: {type(error).__name__}: {first[:300]}\n"
+            f"  expected an OpenAI-compatible server; a key comes from ${self.settings.api_key_env}{plain}"
         )
+
+    def _tell(self, refused: _Refused) -> None:
+        """Say once why items are unscored."""
+        if not self._told:
+            self._told = True
+            print(f"unscored as {refused.reason}: {refused}", file=sys.stderr)
 
     def _tried(self, work: Callable[[], T]) -> T | None:
         """What an optional feature gives, or None where the server does not have it."""
         try:
             return work()
-        except RunFailed:
+        except (RunFailed, _Refused):
             return None
 
     def _forced(self, form: Form) -> dict[str, Any]:
@@ -240,6 +307,36 @@ class ServedModel:
 
     def _text(self, prompt: Prompt) -> str:
         return prompt.turns[0][1] if prompt.raw else lay_out(self._turns(prompt))
+
+
+def _unlike(answer: Any) -> ValueError:
+    return ValueError(f"not a completion: {str(answer)[:80]!r}")
+
+
+def _tail(tokens: Sequence[str], head: str, continuation: str) -> int:
+    """How many of the last echoed tokens hold the continuation; 0 where they do not say it.
+
+    Counted from the end, because servers count a BOS token into `text_offset` (vLLM), or do not fill it (SGLang). A
+    token that straddles the border belongs to the continuation, as in HFModel. Where the texts of the tokens do not
+    add up to the prompt (sentencepiece loses spaces, a byte of a character is U+FFFD), bytes without spaces count.
+    """
+    said = "".join(tokens)
+    exact = said.endswith(head + continuation)
+
+    def size(text: str) -> int:
+        return len(text) if exact else len(_unspaced(text).replace("\ufffd", "?").encode())
+
+    if not exact and "\ufffd" not in said and not _unspaced(said).endswith(_unspaced(continuation)):
+        return 0
+    held = count = 0
+    while held < size(continuation) and count < len(tokens):
+        count += 1
+        held += size(tokens[-count])
+    return count if held >= size(continuation) else 0
+
+
+def _unspaced(text: str) -> str:
+    return "".join(text.split())
 
 
 def _seed(key: str, draw: int) -> int:

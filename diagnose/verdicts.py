@@ -100,7 +100,7 @@ def _verdict(
         floors=found.floors[name],
         missing=found.missing[name],
         unscored=dict(Counter(plain[i.id].reason or "unscored" for i in items if not readable(i, log))),
-        evidence=evidence(scored, log, found, verdict),
+        evidence=evidence(scored, log, found, verdict, kind),
     )
 
 
@@ -210,17 +210,25 @@ def _success(answers: list[Answer], strict: bool, g: float) -> float:
     return 1.0 - (1 - (1 - g) ** len(read)) if g else 1.0
 
 
-def evidence(items: list[EvalItem], log: AnswerLog, found: Attribution, verdict: str) -> list[dict[str, str]]:
-    """The items that speak most clearly for the verdict, with what each probe said."""
-    wanted = [k for k, c in enumerate(CLASSES) if c.startswith(verdict)] or list(range(1, len(CLASSES)))
+def evidence(
+    items: list[EvalItem], log: AnswerLog, found: Attribution, verdict: str, kind: str | None
+) -> list[dict[str, str]]:
+    """The items that speak most clearly for the verdict and its kind, with what each probe said and how it was read."""
+    name = f"{verdict}_{kind}" if f"{verdict}_{kind}" in CLASSES else verdict
+    wanted = [k for k, c in enumerate(CLASSES) if c.startswith(name)] or list(range(1, len(CLASSES)))
     telling = sorted(items, key=lambda i: (-sum(found.items[i.id][k] for k in wanted), i.id))[:2]
     out = []
     for item in telling:
-        rows = [("prompt", item.turns[-1][1]), ("wanted", item.wanted or "")]
-        for probe in ("plain", "shaped", "sampled", "given", "self"):
-            rows += [(probe, a.text) for a in log.of_item(probe, item.id)[:1]]
-        out += [{"item": item.id, "probe": probe, "text": text[:500]} for probe, text in rows]
+        rows = [("prompt", item.turns[-1][1], ""), ("wanted", item.wanted or "", "")]
+        for probe in ("plain", "shaped", "constrained", "sampled", "given", "self"):
+            rows += [(probe, a.text, _read(a)) for a in log.of_item(probe, item.id)[:1]]
+        out += [{"item": item.id, "probe": probe, "text": text[:500], "read": read} for probe, text, read in rows]
     return out
+
+
+def _read(a: Answer) -> str:
+    """How the grader read it; empty where nobody did."""
+    return "" if a.strict is None else "strict" if a.strict else "lenient" if a.lenient else "wrong"
 
 
 def _mean(values: Array) -> float | None:

@@ -15,7 +15,8 @@ from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
 from diagnose.console import Bars
 from diagnose.errors import BadInput, Blocked, Inconclusive
 from diagnose.evalset import EvalSet, read_evalset
-from diagnose.model import load_model, render_sha
+from diagnose.judge import Judges
+from diagnose.model import load_model, render_differs, render_sha
 from diagnose.provenance import file_sha, provenance, write_json, write_whole
 from eval.ask import Measurement, measure
 from eval.compare import best_and_regret, compare_run
@@ -27,6 +28,8 @@ from eval.tracking import log_comparison
 from train.config import read_diagnosis
 
 Found = list[tuple[Path, dict[str, Any]]]
+Ruler = dict[str, Any]
+"""evalset_sha256, render_sha, base and render that base and runs share."""
 
 
 def run(config: EvalConfig) -> Comparison:
@@ -44,27 +47,31 @@ def run(config: EvalConfig) -> Comparison:
             f"{then['evalset']['path']}: changed since the diagnosis (sha {evalset.sha256[:8]} ≠ "
             f"{diagnosis['evalset']['sha256'][:8]}); run diagnose.py again on it"
         )
-    runs, skipped = find_runs(str(config.runs), diagnosis)
+    runs, skipped, ruler = find_runs(str(config.runs), diagnosis)
     guard = _guard(config, diagnosis)
     out = Path(config.out or "")
     _open(out, config)
-    settings = ModelConfig(**then["model"])
+    # Base and runs are asked by the same machinery: after a diagnosis over HTTP the base is asked locally too.
+    local = then["model"] if then["model"]["kind"] == "hf" else runs[0][1]["config"]["model"]
+    settings = ModelConfig(**local)
     settings = replace(
         settings, batch_size=config.batch_size or settings.batch_size, device=config.device or settings.device
     )
     probes = ProbesConfig(**then["probes"])
+    judges = Judges(ModelConfig(**then["judge"]))
+    judges.check(evalset.items)
 
-    base = ask(settings, evalset, probes, config, diagnosis, out / "base")
+    base = ask(settings, evalset, probes, config, judges, ruler, out / "base")
     measured = {}
     for path, _ in runs:
         tuned = replace(settings, adapter=str(path / "adapter"))
-        measured[str(path)] = ask(tuned, evalset, probes, config, diagnosis, out / f"{path.name}_{_weights(path)}")
+        measured[str(path)] = ask(tuned, evalset, probes, config, judges, ruler, out / f"{path.name}_{_weights(path)}")
     results = [compare_run(r, str(p), base, measured[str(p)], config.gate, guard, config.arms) for p, r in runs]
     by_target = _by_target(results, measured, diagnosis)
     comparison = Comparison(
         decision_id=diagnosis["decision_id"],
         diagnosis=str(config.diagnosis),
-        base={"model": settings.path, "render_sha": diagnosis["render_sha"], "evalset": evalset.sha256},
+        base={"model": settings.path, "render_sha": ruler["render_sha"], "evalset": evalset.sha256},
         arms=config.arms,
         runs=results,
         skipped=skipped,
@@ -87,20 +94,20 @@ def ask(
     evalset: EvalSet,
     probes: ProbesConfig,
     config: EvalConfig,
-    diagnosis: dict[str, Any],
+    judges: Judges,
+    ruler: Ruler,
     out: Path,
 ) -> Measurement:
     """Load one model, ask it everything, and let go of its memory before the next."""
     model = load_model(settings)
-    if render_sha(model.render) != diagnosis["render_sha"]:
-        then = diagnosis["run"]["render"]
-        differs = sorted(k for k in model.render if model.render[k] != then.get(k))
+    if render_sha(model.render) != ruler["render_sha"]:
+        differs = render_differs(model.render, ruler["render"])
         raise BadInput(
             f"{settings.adapter or settings.path}: render differs from the diagnosis in: {', '.join(differs)}"
         )
     out.mkdir(parents=True, exist_ok=True)
     with Bars(out.name) as bars:
-        log = AnswerLog(out / "answers.jsonl", config.seed, bars)
+        log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read)
         found = measure(model, evalset, probes, config.arms, log)
     del model
     gc.collect()
@@ -110,8 +117,10 @@ def ask(
     return found
 
 
-def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str, str]]:
-    """Finished runs that were measured with the diagnosis's ruler; the others with the reason.
+def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str, str], Ruler]:
+    """Finished runs that were measured with the diagnosis's ruler; the others with the reason; and that ruler.
+
+    Where the diagnosis asked a server, its render cannot be seen whole: the first run's is then the ruler of all.
 
     Raises:
         BadInput: no directory matches, none is finished, or a run's eval set or render differs.
@@ -121,26 +130,31 @@ def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str,
         raise BadInput(f"runs={pattern}: no run directory (with a run.json) matches")
     found: Found = []
     skipped = {}
+    ruler: Ruler = {
+        "evalset_sha256": diagnosis["evalset"]["sha256"],
+        "render_sha": diagnosis["render_sha"],
+        "base": diagnosis["run"]["config"]["model"]["path"],
+        "render": diagnosis["run"].get("render") or {},
+    }
+    served = diagnosis["run"]["config"]["model"]["kind"] != "hf"
     for path in paths:
         record = json.loads((path / "run.json").read_text(encoding="utf-8"))
         if record.get("status") != "finished":
             skipped[str(path)] = f"{record.get('status')}: {record.get('reason')}"
             continue
+        if served and not found:
+            ruler |= {key: record.get(key) for key in ("render_sha", "base")}
         differs = [
-            f"{key}: {str(record[key])[:8]} ≠ {str(wanted)[:8]}"
-            for key, wanted in (
-                ("evalset_sha256", diagnosis["evalset"]["sha256"]),
-                ("render_sha", diagnosis["render_sha"]),
-                ("base", diagnosis["run"]["config"]["model"]["path"]),
-            )
-            if record.get(key) != wanted
+            f"{key}: {str(record.get(key))[:8]} ≠ {str(ruler[key])[:8]}"
+            for key in ("evalset_sha256", "render_sha", "base")
+            if record.get(key) != ruler[key]
         ]
         if differs:
             raise BadInput(f"{path}: not comparable with the diagnosis ({'; '.join(differs)})")
         found.append((path, record))
     if not found:
         raise BadInput(f"runs={pattern}: none is finished: " + "; ".join(f"{p}: {why}" for p, why in skipped.items()))
-    return found, skipped
+    return found, skipped, ruler
 
 
 def _weights(path: Path) -> str:

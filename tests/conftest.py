@@ -86,7 +86,7 @@ class ScriptedModel:
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = {row["prompt"]: row for row in rows}
-        self.by_statement = {row["statement"]: row for row in rows}
+        self.by_statement = {row["statement"]: row for row in rows if "statement" in row}
         self.asked = 0
 
     @property
@@ -163,7 +163,7 @@ def diagnose_scripted(tmp_path: Path, rule: RuleConfig) -> Iterator[Any]:
     from diagnose.judge import Judges
     from diagnose.run import conclude
 
-    def diagnose(rows: list[dict[str, Any]], seed: int = 0, **probes: Any) -> Any:
+    def diagnose(rows: list[dict[str, Any]], seed: int = 0, model: Any = ScriptedModel, **probes: Any) -> Any:
         path = tmp_path / f"evalset_{seed}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         config = DiagnoseConfig(evalset=EvalSetConfig(path=str(path)), rule=rule, seed=seed, out=str(tmp_path / "out"))
@@ -172,7 +172,7 @@ def diagnose_scripted(tmp_path: Path, rule: RuleConfig) -> Iterator[Any]:
         evalset = read_evalset(config.evalset)
         judges = Judges(config.judge)
         log = AnswerLog(tmp_path / f"answers_{seed}.jsonl", seed, read=judges.read)
-        evalset = spend(ScriptedModel(rows), evalset, config.probes, rule, log, judges)
+        evalset = spend(model(rows), evalset, config.probes, rule, log, judges)
         record = {"render_sha": "scripted", "config": {}, "seed": seed}
         return conclude(config, evalset, log, record, {"seed": str(seed)}, {})
 

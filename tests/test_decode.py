@@ -9,7 +9,7 @@ import torch
 
 from diagnose.config import ModelConfig
 from diagnose.decode import uniforms
-from diagnose.errors import BadInput
+from diagnose.errors import BadInput, RunFailed
 from diagnose.hf import HFModel, check_end_token
 from diagnose.records import Prompt
 
@@ -69,6 +69,108 @@ def test_logprob_equals_a_plain_forward_pass_whatever_the_batch(model: HFModel) 
         expected = sum(logp[i - 1, whole[i]].item() for i in range(len(head), len(whole)))
         assert score.logprob == pytest.approx(expected, abs=1e-3)
         assert score.tokens == len(whole) - len(head)
+
+
+SHOTS = tuple(
+    turn
+    for name, place in (("Nosar", "Oakford"), ("Bugibo", "Kelso"), ("Rafonin", "Selby"))
+    for turn in (("user", f"What is the home of {name}?"), ("assistant", place))
+)
+BEHIND = [Prompt((*SHOTS, ("user", q))) for q in QUESTIONS]
+
+
+def test_what_prompts_share_is_read_once_and_changes_nothing(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diagnose import decode
+
+    shared = decode._shared([model.encode(p) for p in BEHIND])
+    assert shared >= len(model.encode(Prompt(SHOTS[:-1])))
+    together = model.generate(BEHIND, KEYS), model.logprob(BEHIND, ["opal pearl"] * len(BEHIND))
+    read = []
+    monkeypatch.setattr(decode, "_shared", lambda prompts: read.append(len(prompts)) or 0)
+    apart = model.generate(BEHIND, KEYS), model.logprob(BEHIND, ["opal pearl"] * len(BEHIND))
+    assert read
+    assert together[0] == apart[0]
+    for a, b in zip(together[1], apart[1], strict=True):
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+
+
+def test_a_sliding_window_shares_nothing() -> None:
+    from types import SimpleNamespace
+
+    from transformers import LlamaConfig, MistralConfig
+
+    from diagnose.decode import _sees_everything
+
+    assert _sees_everything(SimpleNamespace(config=LlamaConfig()))
+    assert not _sees_everything(SimpleNamespace(config=MistralConfig(sliding_window=64)))
+
+
+def test_options_of_one_prompt_are_scored_as_if_alone(model: HFModel) -> None:
+    options = ["Oakford", "With pleasure: weaver", "opal", "opal ruby jade"]
+    together = model.logprob([p for p in PROMPTS[:3] for _ in options], options * 3)
+    alone = [model.logprob([p], [o])[0] for p in PROMPTS[:3] for o in options]
+    for a, b in zip(together, alone, strict=True):
+        assert (a.tokens, a.logprob) == (b.tokens, pytest.approx(b.logprob, abs=1e-4))
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_says_the_same(
+    model: HFModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diagnose import decode
+
+    whole = model.generate(PROMPTS, KEYS, n=5, temperature=1.0), model.logprob(PROMPTS, ["opal"] * len(PROMPTS))
+    real_decode, real_score, sizes = decode.decode, decode.score, []
+
+    def small(rows: int) -> None:
+        sizes.append(rows)
+        if rows > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    def tight_decode(network: object, prompts: list[list[int]], *, copies: int, **rest: object) -> object:
+        small(len(prompts) * copies)
+        return real_decode(network, prompts, copies=copies, **rest)  # type: ignore[arg-type]
+
+    def tight_score(network: object, heads: list[list[int]], *rest: object) -> object:
+        small(len(heads))
+        return real_score(network, heads, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decode, "decode", tight_decode)
+    monkeypatch.setattr(decode, "score", tight_score)
+    assert model.generate(PROMPTS, KEYS, n=5, temperature=1.0) == whole[0]
+    for a, b in zip(model.logprob(PROMPTS, ["opal"] * len(PROMPTS)), whole[1], strict=True):
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
+    assert max(sizes) > 4
+    assert capsys.readouterr().err.count("does not fit") == 1
+
+
+def test_what_fits_in_no_batch_is_said(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diagnose import decode
+
+    def never(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(decode, "decode", never)
+    with pytest.raises(RunFailed, match="out of memory on one prompt"):
+        model.generate(PROMPTS[:3], KEYS[:3], n=2, temperature=1.0)
+
+
+def test_forced_answers_have_the_form_whatever_the_model_likes(model: HFModel) -> None:
+    import json
+
+    value = {"type": "string", "enum": ["opal", "ruby"]}
+    schema = {"type": "object", "properties": {"stone": value}, "required": ["stone"], "additionalProperties": False}
+    forms = [{"schema": schema}, {"choices": ["yes, indeed", "no"]}] * 6
+    for rows in model.generate(PROMPTS, KEYS, n=3, temperature=2.0, forms=forms)[::2]:
+        assert {json.loads(c.text)["stone"] for c in rows} <= {"opal", "ruby"}
+    for rows in model.generate(PROMPTS, KEYS, n=3, temperature=2.0, forms=forms)[1::2]:
+        assert {c.text for c in rows} <= {"yes, indeed", "no"}
+    free = [rows[0].text for rows in model.generate(PROMPTS, KEYS)]
+    assert not any(text.startswith("{") for text in free)
+
+
+def test_a_schema_that_cannot_be_followed_is_named(model: HFModel) -> None:
+    with pytest.raises(BadInput, match="cannot be forced"):
+        model.generate(PROMPTS[:1], KEYS[:1], forms=[{"schema": {"type": "string", "pattern": "(?=x)y"}}])
 
 
 def test_a_prompt_longer_than_the_window_does_not_fit(model: HFModel) -> None:

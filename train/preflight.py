@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diagnose.hf import end_ids, load_tokenizer, render_of
-from diagnose.model import lay_out, render_sha
+from diagnose.model import lay_out, render_differs
 from train.config import ARGS_OF, TrainConfig
 from train.data import Rows
 
@@ -40,8 +40,8 @@ def preflight(config: TrainConfig, diagnosis: dict[str, Any], data: dict[str, Ro
 def _same_render(config: TrainConfig, diagnosis: dict[str, Any], tokenizer: Any) -> Check:
     measured = diagnosis["run"].get("render") or {}
     now = current_render(config, tokenizer)
-    differs = sorted(k for k in now if measured.get(k) != now[k])
-    same = render_sha(now) == diagnosis["render_sha"]
+    differs = render_differs(now, measured)
+    same = not differs
     text = (
         "prompts become tokens exactly as in the diagnosis"
         if same

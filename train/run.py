@@ -61,8 +61,25 @@ def run(config: TrainConfig) -> None:
 
 
 def merge_model(measured: dict[str, Any], given: ModelConfig) -> ModelConfig:
-    """The diagnosis's model settings, with what the command line sets on top."""
+    """The diagnosis's model settings, with what the command line sets on top.
+
+    Raises:
+        BadInput: the diagnosis asked a server or a log, and nothing says where the weights are.
+    """
     blank = ModelConfig()
+    if measured["kind"] != "hf":
+        if not given.path:
+            raise BadInput(
+                f"model.path: missing; the diagnosis asked a model of kind {measured['kind']}, "
+                "training needs its weights: model.path=DIR_OR_HUB_NAME"
+            )
+        kept = {k: measured[k] for k in ("system_prompt", "stop", "max_new_tokens")}
+        measured = asdict(blank) | kept
+    if measured["adapter"]:
+        raise BadInput(
+            f"model.adapter={measured['adapter']}: the diagnosis measured an adapter; training on top of one is not "
+            "supported: merge it into the base and diagnose that"
+        )
     changed = {
         f.name: getattr(given, f.name) for f in fields(ModelConfig) if getattr(given, f.name) != getattr(blank, f.name)
     }

@@ -1,0 +1,209 @@
+"""How fast is the ladder, beside lm-eval's `hf` model and beside the limit of the machine?
+
+Ours and lm-eval alternate in one process, on the same prompts, batch size, dtype and model, so that only the ratio is
+reported. What is compared is what a user of either would run: greedy answers, answers behind exemplars, options ranked
+behind exemplars. The model is made here, of the demo's shape, so that nothing is loaded from a hub.
+
+    pip install 'lm-eval==0.4.13'
+    python -m scripts.bench_probe                      # writes scripts/results/bench_probe.json
+    python -m scripts.bench_probe --device cuda --items 2048 --batch 128
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diagnose.config import ModelConfig
+from diagnose.hf import HFModel, best_device
+from diagnose.records import Prompt
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULT = Path(__file__).resolve().parent / "results" / "bench_probe.json"
+DEMO = ROOT / "tests" / "data" / "demo"
+WANTED = {"plain": 1.0, "shaped": 2.0, "shaped_300": 3.0, "ranked": 3.0, "sampled": 2.0}
+"""The least ratio to lm-eval that we want."""
+
+
+def main() -> None:
+    args = parsed()
+    settings = ModelConfig(
+        path=args.model, dtype="float32", device=args.device, batch_size=args.batch, max_new_tokens=args.tokens, stop=[]
+    )
+    ours = HFModel(settings)
+    rows = [json.loads(line) for line in (DEMO / "evalset.jsonl").read_text().splitlines()]
+    tasks = workloads(ours, rows, args)
+    found = {}
+    for name, (mine, other) in tasks.items():
+        found[name] = ratio(mine, other, args.repeats)
+        low, high = found[name]["low"], found[name]["high"]
+        print(
+            f"{name:<12} ours {found[name]['ours_s']:6.2f} s   lm-eval {found[name]['theirs_s']:6.2f} s   "
+            f"{found[name]['ratio']:5.2f} x [{low:.2f}, {high:.2f}]   wanted {WANTED[name]:.0f} x",
+            flush=True,
+        )
+    found["limit"] = limit(ours, rows, args)
+    print(f"{'limit':<12} the ladder's prompts reach {found['limit']['share']:.2f} of the raw batched forward rate")
+    versions = {name: version(name) for name in ("torch", "transformers", "lm-eval")}
+    where = {"cpu": platform.machine(), "cores": os.cpu_count(), "device": args.device, "versions": versions}
+    RESULT.write_text(json.dumps({"command": vars(args), "machine": where, "found": found}, indent=1) + "\n")
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(DEMO / "model"))
+    parser.add_argument("--device", default=best_device())
+    parser.add_argument("--items", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=16, help="new tokens per answer; all are generated")
+    parser.add_argument("--repeats", type=int, default=5)
+    return parser.parse_args()
+
+
+def harness(args: argparse.Namespace) -> Any:
+    """lm-eval's own model class."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    return HFLM(
+        pretrained=args.model,
+        backend="causal",
+        dtype="float32",
+        device=args.device,
+        batch_size=args.batch,
+        max_length=512,
+    )
+
+
+def workloads(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
+    """name → (our call, their call), both on the same texts."""
+    questions = [rows[k % len(rows)]["prompt"] for k in range(args.items)]
+    # Repeated rows would be answered from a cache by neither, but must not be equal for either.
+    questions = [f"{k}. {text}" for k, text in enumerate(questions)]
+    answers = [str(row["target"] if isinstance(row["target"], str) else row["target"][0]) for row in rows]
+    few, many = exemplars(ours, rows, answers, 4), exemplars(ours, rows, answers, 0, tokens=300)
+    options = [f" {text}" for text in dict.fromkeys(answers)][:4]
+
+    def asked(head: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
+        texts = [head + text + "\n" for text in questions]
+        prompts = [Prompt((("user", text),), raw=True) for text in texts]
+        return (lambda: mine(ours, prompts, args.batch)), (lambda: their_greedy(texts, args))
+
+    def ranked() -> tuple[Callable[[], Any], Callable[[], Any]]:
+        texts = [few + text + "\n" for text in questions]
+        prompts = [Prompt((("user", text),), raw=True) for text in texts]
+        return (lambda: my_ranks(ours, prompts, options, args.batch)), (lambda: their_ranks(texts, options))
+
+    def sampled() -> tuple[Callable[[], Any], Callable[[], Any]]:
+        texts = [text + "\n" for text in questions[: args.items // 4]]
+        prompts = [Prompt((("user", text),), raw=True) for text in texts]
+        return (
+            lambda: mine(ours, prompts, args.batch // 8, n=8, temperature=1.0),
+            lambda: their_greedy([text for text in texts for _ in range(8)], args, temperature=1.0),
+        )
+
+    their_model = harness(args)
+
+    def instances(kind: str, arguments: list[tuple[Any, ...]]) -> list[Any]:
+        from lm_eval.api.instance import Instance
+
+        return [Instance(request_type=kind, doc={}, arguments=a, idx=k) for k, a in enumerate(arguments)]
+
+    def their_greedy(texts: list[str], args: argparse.Namespace, temperature: float = 0.0) -> Any:
+        how = {"max_gen_toks": args.tokens, "until": ["\x00"], "do_sample": temperature > 0, "temperature": temperature}
+        return their_model.generate_until(
+            instances("generate_until", [(text, dict(how)) for text in texts]), disable_tqdm=True
+        )
+
+    def their_ranks(texts: list[str], options: list[str]) -> Any:
+        pairs = [(text, option) for text in texts for option in options]
+        return their_model.loglikelihood(instances("loglikelihood", pairs), disable_tqdm=True)
+
+    return {
+        "plain": asked(""),
+        "shaped": asked(few),
+        "shaped_300": asked(many),
+        "ranked": ranked(),
+        "sampled": sampled(),
+    }
+
+
+def exemplars(ours: HFModel, rows: list[dict[str, Any]], answers: list[str], count: int, tokens: int = 0) -> str:
+    """`count` exemplars, or as many as make `tokens` tokens."""
+    text = ""
+    for k, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        if k >= count > 0 or (tokens and len(ours.tokenizer(text)["input_ids"]) >= tokens):
+            break
+        text += f"{row['prompt']}\n{answer}\n\n"
+    return text
+
+
+def mine(ours: HFModel, prompts: list[Prompt], batch: int, n: int = 1, temperature: float = 0.0) -> None:
+    ordered = sorted(prompts, key=lambda p: -len(p.turns[0][1]))
+    for start in range(0, len(ordered), batch):
+        part = ordered[start : start + batch]
+        ours.generate(part, [str(start + k) for k in range(len(part))], n, 0, temperature)
+
+
+def my_ranks(ours: HFModel, prompts: list[Prompt], options: list[str], batch: int) -> None:
+    ordered = sorted(prompts, key=lambda p: -len(p.turns[0][1]))
+    for start in range(0, len(ordered), batch):
+        part = ordered[start : start + batch]
+        ours.logprob([p for p in part for _ in options], [o for _ in part for o in options])
+
+
+def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Alternating runs after one warm-up each; the ratio of each pair, its median and range."""
+    pairs = []
+    for turn in range(repeats + 1):
+        pair = (timed(ours), timed(theirs))
+        pairs += [pair] if turn else []
+    ratios = [b / a for a, b in pairs]
+    return {
+        "ours_s": statistics.median(a for a, _ in pairs),
+        "theirs_s": statistics.median(b for _, b in pairs),
+        "ratio": statistics.median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+    }
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def limit(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, float]:
+    """Greedy answers, as a share of the rate of bare forward passes of the same shapes without any of our code."""
+    prompts = [Prompt((("user", f"{k}. {rows[k % len(rows)]['prompt']}\n"),), raw=True) for k in range(args.items)]
+    lengths = sorted((len(ours.encode(p)) for p in prompts), reverse=True)
+
+    @torch.inference_mode()
+    def bare() -> None:
+        for start in range(0, len(lengths), args.batch):
+            part = lengths[start : start + args.batch]
+            ids = torch.zeros(len(part), part[0], dtype=torch.long, device=args.device)
+            out = ours.network(input_ids=ids, use_cache=True, logits_to_keep=1)
+            for _ in range(args.tokens - 1):
+                out = ours.network(input_ids=ids[:, :1], past_key_values=out.past_key_values, use_cache=True)
+
+    pair = ratio(lambda: mine(ours, prompts, args.batch), bare, args.repeats)
+    return {"share": pair["ratio"], "ours_s": pair["ours_s"], "bare_s": pair["theirs_s"]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Every method is recommended for the diagnoses that call for it, and every gate closes where it must."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import VALUES, WANTED_TONE, ScriptedModel, planted_rows
+
+from diagnose.model import Completion, Form, Score
+from diagnose.records import Prompt
+
+SCHEMA = {"type": "object", "properties": {"value": {"type": "string"}}, "required": ["value"]}
+SAYS_WANTED = {
+    "near": 0.15,
+    "near_often": 0.4,
+    "far_found": 0.15,
+    "far_found_often": 0.5,
+    "far_hidden": 0.0,
+    "far_rare": 0.02,
+}
+
+
+class Willed(ScriptedModel):
+    """As planted, and: `stubborn` ignores exemplars, `far…` finds the wanted tone unlikely, `numb` ignores schemas."""
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int = 1,
+        first: int = 0,
+        temperature: float = 0.0,
+        forms: Sequence[Form] | None = None,
+    ) -> list[list[Completion]]:
+        if forms is None:
+            return super().generate(prompts, keys, n, first, temperature)
+        return [[Completion(self._forced(p, form), 3, "stop")] for p, form in zip(prompts, forms, strict=True)]
+
+    def _forced(self, prompt: Prompt, form: Form) -> str:
+        row = self.rows[prompt.turns[-1][1]]
+        gold = json.loads(row["target"])["value"] if row["target"].startswith("{") else row["target"]
+        wrong = next(v for v in VALUES if v != gold)
+        said = wrong if "[numb" in row["prompt"] else gold
+        return json.dumps({"value": said}) if "schema" in form else said
+
+    def _say(self, prompt: Prompt, rng: random.Random, temperature: float) -> str:
+        question = prompt.turns[-1][1].split("\n\n")[-1]
+        truth, row = question[1 : question.index("]")], self.rows[question]
+        if truth in ("stubborn", "numb"):
+            gold = json.loads(row["target"])["value"] if row["target"].startswith("{") else row["target"]
+            return f"I believe that it is {gold}."
+        if truth in SAYS_WANTED:
+            liked = temperature > 0 and rng.random() < SAYS_WANTED[truth]
+            return WANTED_TONE + row["target"] if liked else f"{row['target']}{'!' * rng.randrange(4)}"
+        return super()._say(prompt, rng, temperature)
+
+    def _score(self, prompt: Prompt, continuation: str) -> Score:
+        text = prompt.turns[-1][1]
+        if text in self.rows and text[1 : text.index("]")] in SAYS_WANTED:
+            unlikely = continuation.startswith(WANTED_TONE) and "[far" in text
+            return Score((-9.0 if unlikely else -2.0) - random.Random(continuation).random(), 1)
+        return super()._score(prompt, continuation)
+
+
+def rows_of(truth: str, n: int = 40, **fields: Any) -> list[dict[str, Any]]:
+    """A slice of `n` items of one planted kind, with fields changed or (None) left out."""
+    kind = "preference" if truth in SAYS_WANTED else truth
+    rows = planted_rows({"slice": [kind] * n})
+    for row in rows:
+        row["prompt"] = row["prompt"].replace(f"[{kind}]", f"[{truth}]")
+        row |= fields
+    return [{k: v for k, v in row.items() if v is not None} for row in rows]
+
+
+def as_json(rows: list[dict[str, Any]], schema: dict[str, Any] | None) -> list[dict[str, Any]]:
+    grader = {"kind": "json"} | ({"schema": schema} if schema else {})
+    return [
+        row
+        | {"grader": grader, "target": json.dumps({"value": row["target"]})}
+        | {"distractors": [json.dumps({"value": v}) for v in row["distractors"]]}
+        for row in rows
+    ]
+
+
+def as_choice(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"grader": {"kind": "choice"}, "choices": [row["target"], *row["distractors"]]} for row in rows]
+
+
+CALLED_FOR: list[tuple[str, str, list[dict[str, Any]]]] = [
+    ("none", "right", rows_of("none")),
+    ("none", "right and liked", rows_of("liked")),
+    ("prompt", "exemplars repair the form", rows_of("format")),
+    ("prompt", "exemplars repair the form, no schema, many items", rows_of("format", 80)),
+    ("constrained", "exemplars do not help, a schema does", as_json(rows_of("stubborn"), SCHEMA)),
+    ("constrained", "exemplars do not help, choices do", as_choice(rows_of("stubborn"))),
+    ("retrieval", "absent facts that a context supplies", rows_of("absent")),
+    ("retrieval", "latent facts that a context supplies", rows_of("latent")),
+    ("collect_data", "a missing skill", rows_of("skill")),
+    ("collect_data", "too few items", rows_of("none", 8)),
+    ("sft", "a form that neither exemplars nor a schema repair", as_json(rows_of("stubborn"), None)),
+    ("sft", "a form where a schema forces wrong content", as_json(rows_of("numb"), SCHEMA)),
+    ("dpo", "the wanted tone is within reach", rows_of("near")),
+    ("dpo", "the wanted tone is often said", rows_of("near_often")),
+    ("sft_dpo", "out of reach and never sampled", rows_of("far_hidden")),
+    ("sft_dpo", "out of reach and hardly ever sampled", rows_of("far_rare")),
+    ("rlhf", "out of reach, but the best of sixteen is liked", rows_of("far_found")),
+    ("rlhf", "out of reach, and found often", rows_of("far_found_often")),
+]
+
+
+@pytest.mark.parametrize(("method", "because", "rows"), CALLED_FOR, ids=[f"{m}: {b}" for m, b, _ in CALLED_FOR])
+def test_the_method_that_a_diagnosis_calls_for(
+    method: str, because: str, rows: list[dict[str, Any]], diagnose_scripted: Any
+) -> None:
+    found = diagnose_scripted(rows, model=Willed).recommendations
+    assert [r.method for r in found] == [method], found[0].why
+    lift = found[0].predicted_lift
+    assert lift["low"] <= lift["mean"] <= lift["high"]
+    assert method not in found[0].why_not
+
+
+GATES: list[tuple[str, str, str | None, list[dict[str, Any]]]] = [
+    ("constrained", "no schema and no choices", "veto", rows_of("format")),
+    ("constrained", "a schema", None, as_json(rows_of("stubborn"), SCHEMA)),
+    ("retrieval", "no context", "veto", rows_of("absent", context=None)),
+    ("retrieval", "a context", None, rows_of("absent")),
+    ("dpo", "no pairs and no judge", "veto", rows_of("none")),
+    ("sft_dpo", "no pairs and no judge", "veto", rows_of("none")),
+    ("dpo", "a judge", None, rows_of("near")),
+    ("reward_model", "no pairs and no judge", "veto", rows_of("none")),
+    (
+        "reward_model",
+        "pairs, but the base is never right",
+        "veto",
+        rows_of("skill", chosen="value1", rejected="value2", target="value1", distractors=["value5", "value6"]),
+    ),
+    ("reward_model", "no sample is ever liked", "veto", rows_of("far_hidden")),
+    ("reward_model", "something to find: train measures the rest", "pending", rows_of("far_found")),
+]
+
+
+@pytest.mark.parametrize(("gate", "because", "state", "rows"), GATES, ids=[f"{g}: {b}" for g, b, _, _ in GATES])
+def test_every_gate(
+    gate: str, because: str, state: str | None, rows: list[dict[str, Any]], diagnose_scripted: Any
+) -> None:
+    advice = diagnose_scripted(rows, model=Willed).recommendations[0]
+    assert advice.gates.get(gate) == state
+    if state == "veto":
+        vetoed = "rlhf" if gate == "reward_model" else gate
+        assert advice.method != vetoed
+        assert advice.train_method != vetoed
+
+
+def test_collecting_data_comes_with_numbers(diagnose_scripted: Any) -> None:
+    small = diagnose_scripted(rows_of("none", 8)).recommendations[0]
+    assert small.data_needed["items"] == 8
+    skill = diagnose_scripted(rows_of("skill"), seed=1).recommendations[0]
+    assert skill.data_needed["rows"] >= 1000
+    assert str(skill.data_needed["rows"]) in skill.why
+
+
+def test_what_would_flip_it_is_the_cheapest_evidence(diagnose_scripted: Any) -> None:
+    blind = diagnose_scripted(rows_of("absent", distractors=None, statement=None, context=None)).recommendations[0]
+    assert "distractors" in blind.would_flip
+    closed = diagnose_scripted(rows_of("absent", context=None), seed=1).recommendations[0]
+    assert "context" in closed.would_flip
+    healthy = diagnose_scripted(rows_of("none"), seed=2).recommendations[0]
+    assert "chosen" in healthy.would_flip
+
+
+def renamed(value: Any, truth: str) -> Any:
+    """No two slices may share a statement: the scripted model looks facts up by it."""
+    return json.loads(json.dumps(value).replace("slice", truth))
+
+
+def test_adaptive_asks_less_and_says_the_same(diagnose_scripted: Any, tmp_path: Path) -> None:
+    rows = [
+        {key: value if key == "target" else renamed(value, truth) for key, value in row.items()}
+        for truth in ("none", "format", "absent", "skill", "latent", "near")
+        for row in rows_of(truth, 64)
+    ]
+    asked: dict[str, int] = {}
+    said = {}
+    for seed, budget in enumerate(("full", "adaptive")):
+        counted: list[Willed] = []
+        diagnosis = diagnose_scripted(
+            rows, seed=seed, model=lambda r, kept=counted: kept.append(Willed(r)) or kept[0], budget=budget
+        )
+        asked[budget] = counted[0].asked
+        said[budget] = {v.slice: (v.verdict, v.kind) for v in diagnosis.slices}
+    assert said["adaptive"] == said["full"]
+    assert asked["adaptive"] < 0.6 * asked["full"], asked
