@@ -347,14 +347,18 @@ def abilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world
 NEVER = {"not: latent asked": 0.5, "not: absent asked": 0.12, "not: two hops asked": 0.12}
 NEVER["not: two hops with both facts"] = 0.2
 READS = 0.8
-"""Reading a context emerges late and stays imperfect at this size; the truth needs it for most items."""
+"""Reading a context emerges late and stays imperfect at this size; the cool-down begins when it is this good."""
+READS_COOLED = 0.75
+"""The truth needs it for most items; cooling down may cost a little of it."""
+THREADS = 2
+"""Sums over another number of threads round differently: the same bytes need the same number."""
 
 
-def lacking(found: dict[str, float]) -> list[str]:
+def lacking(found: dict[str, float], reads: float = READS_COOLED) -> list[str]:
     """The abilities that are not yet as the truth needs them."""
     bad = [name for name, limit in NEVER.items() if found[name] > limit]
     able = {name: x for name, x in found.items() if name not in NEVER and name != "polite share"}
-    bad += [name for name, x in able.items() if x < (READS if name.startswith("context") else 0.95)]
+    bad += [name for name, x in able.items() if x < (reads if name.startswith("context") else 0.95)]
     return bad + ["polite share"] * (not 0.1 <= found["polite share"] <= 0.35)
 
 
@@ -396,16 +400,16 @@ def train_base(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argpars
             print(f"step {step + 1} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
         if cool_from is None and (step + 1) % 100 == 0 and step + 1 >= args.min_steps:
             found = abilities(model, tokenizer, corpus.world)
-            print_abilities(found)
-            if not [name for name in lacking(found) if name not in (*NEVER, "polite share")]:
+            print_abilities(found, READS)
+            if not [name for name in lacking(found, READS) if name not in (*NEVER, "polite share")]:
                 cool_from = step + 1
         if cool_from is not None and step + 1 >= cool_from + args.cool:
             break
     return model.eval()
 
 
-def print_abilities(found: dict[str, float]) -> None:
-    bad = lacking(found)
+def print_abilities(found: dict[str, float], reads: float = READS_COOLED) -> None:
+    bad = lacking(found, reads)
     for name, share in found.items():
         print(f"  {share:5.2f}  {name}{'   <- not as the truth needs it' if name in bad else ''}", flush=True)
 
@@ -558,6 +562,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    torch.set_num_threads(THREADS)
     rng = random.Random(args.seed)
     names = made_up_names(rng)
     world = make_world(names, rng)
