@@ -48,13 +48,13 @@ class Grammars:
         for place, row in enumerate(rows):
             matcher = self._matchers[row]
             if matcher.is_stopped():
-                continue
+                continue  # finished, and carried along until the batch is compacted
             bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
             allowed = torch.zeros(logits.shape[-1], dtype=torch.bool)
             allowed[: len(bits)] = torch.from_numpy(bits[: logits.shape[-1]].astype(bool))
             logits[place].masked_fill_(~allowed.to(logits.device), float("-inf"))
 
-    def take(self, row: int, token: int) -> None:
-        """The row said this."""
-        if not self._matchers[row].is_stopped():
-            self._matchers[row].consume_token(token)
+    def take(self, row: int, token: int) -> bool:
+        """The row said this; is it complete, so that nothing may follow?"""
+        self._matchers[row].consume_token(token)
+        return self._matchers[row].is_stopped()

@@ -129,9 +129,8 @@ def decode(
             if ended[row]:
                 continue
             rows[row].append(token)
-            if grammar is not None:
-                grammar.take(row, token)
-            ended[row] = token in ends or (stopped is not None and stopped(rows[row]))
+            complete = grammar is not None and grammar.take(row, token)
+            ended[row] = complete or token in ends or (stopped is not None and stopped(rows[row]))
             if not ended[row]:
                 going.append(place)
         if not going or step == steps - 1:

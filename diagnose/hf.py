@@ -237,7 +237,7 @@ class HFModel:
         ended = bool(row) and row[-1] in self.ends
         text = self.tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True)
         cuts = [text.index(stop) for stop in self.stop if stop in text]
-        finish = "stop" if ended or cuts else "length"
+        finish = "stop" if ended or cuts or len(row) < self.max_new_tokens else "length"
         return Completion(text[: min(cuts)] if cuts else text, len(row), finish)
 
 

@@ -16,6 +16,9 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -54,6 +57,9 @@ def main() -> None:
         )
     found["limit"] = limit(ours, rows, args)
     print(f"{'limit':<12} the ladder's prompts reach {found['limit']['share']:.2f} of the raw batched forward rate")
+    found["adaptive"] = adaptive(args.device)
+    share, same = found["adaptive"]["share"], found["adaptive"]["same_verdicts"]
+    print(f"{'adaptive':<12} asks {share:.2f} of what the full budget asks on the demo; same verdicts: {same}")
     versions = {name: version(name) for name in ("torch", "transformers", "lm-eval")}
     where = {"cpu": platform.machine(), "cores": os.cpu_count(), "device": args.device, "versions": versions}
     RESULT.write_text(json.dumps({"command": vars(args), "machine": where, "found": found}, indent=1) + "\n")
@@ -203,6 +209,21 @@ def limit(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespace) -
 
     pair = ratio(lambda: mine(ours, prompts, args.batch), bare, args.repeats)
     return {"share": pair["ratio"], "ours_s": pair["ours_s"], "bare_s": pair["theirs_s"]}
+
+
+def adaptive(device: str) -> dict[str, Any]:
+    """Answers that the adaptive budget takes on the demo, as a share of the full one, and whether it says the same."""
+    answers, said = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        for budget in ("full", "adaptive"):
+            out = Path(folder) / budget
+            overrides = [f"out={out}", f"probes.budget={budget}", f"model.device={device}", "wandb.mode=disabled"]
+            subprocess.run([sys.executable, str(ROOT / "diagnose.py"), *overrides], check=True, capture_output=True)
+            answers[budget] = len((out / "answers.jsonl").read_text().splitlines())
+            diagnosis = json.loads((out / "diagnosis.json").read_text())
+            said[budget] = {v["slice"]: (v["verdict"], v["kind"]) for v in diagnosis["slices"]}
+    share = answers["adaptive"] / answers["full"]
+    return {"share": share, "answers": answers, "same_verdicts": said["full"] == said["adaptive"]}
 
 
 if __name__ == "__main__":

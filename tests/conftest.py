@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: the workers share the cores
+
 import pytest
 import yaml
 
@@ -21,6 +23,22 @@ from diagnose.records import EvalItem, Prompt
 ROOT = Path(__file__).resolve().parent.parent
 VALUES = [f"value{i}" for i in range(20)]
 WANTED_TONE = "Gladly, "
+
+
+SLOW_FIRST = (
+    "test_train",
+    "test_ready_sets",
+    "test_flow",
+    "test_bad_input",
+    "test_served",
+    "test_real",
+    "test_recommend",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: SLOW_FIRST.index(item.path.stem) if item.path.stem in SLOW_FIRST else len(SLOW_FIRST))
 
 
 @pytest.fixture(scope="session", autouse=True)
