@@ -189,7 +189,9 @@ class HFModel:
         """Which special tokens end a free continuation, and how often: a look at how the model really stops."""
         from diagnose.decode import decode, uniforms
 
-        specials = set(self.tokenizer.all_special_ids) | self.ends
+        # A token that the configuration does not name may be special all the same, such as Llama 3's <|eot_id|>.
+        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        specials = added | set(self.tokenizer.all_special_ids) | self.ends
         ids = [self.encode(p)[-64:] for p in prompts]
         steps = min(steps, self.max_length - max(map(len, ids)))
         keys = [f"{seed}|end|{i}" for i in range(len(ids))]
