@@ -83,7 +83,9 @@ def _climb_failures(
         log.ask(model, priors(failed, ranked_statement, "statement"))
     if "sampled" in on:
         log.ask(model, [sampled(item, settings) for item in lost])
-        never = [i for i in lost if not any(a.lenient for a in log.of_item("sampled", i.id))]
+        # Only the first draws: a resumed log may hold later ones already, and the plan must stay the same.
+        first = {i.id: log.of_item("sampled", i.id)[: settings.samples] for i in lost}
+        never = [i for i in lost if not any(a.lenient for a in first[i.id])]
         log.ask(model, [sampled(item, settings, more=True) for item in never if settings.more_samples])
     if "given" in on:
         contexts = Contexts(evalset.items)

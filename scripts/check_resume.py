@@ -4,7 +4,7 @@ Each trial starts `diagnose.py` in a fresh directory, kills it with SIGKILL (no 
 of the time that an undisturbed run takes, starts the same command again, kills that with some probability too, and at
 last lets it finish. diagnosis.json must then equal the undisturbed one, times apart, and answers.jsonl byte for byte.
 
-    python -m scripts.check_resume               # 20 kill points; writes scripts/results/check_resume.json
+    python -m scripts.check_resume evalset.limit=24      # 20 kill points; writes scripts/results/check_resume.json
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import json
 import platform
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def main() -> int:
             )
     right = sum(t["same"] for t in trials)
     print(f"{right} of {len(trials)} ended in the same diagnosis; an undisturbed run took {seconds:.1f} s")
-    command = f"python -m scripts.check_resume --kills {args.kills} --seed {args.seed}"
+    typed = shlex.join(["python", "-m", "scripts.check_resume", *sys.argv[1:]])
     where = {"cpu": platform.machine(), "python": platform.python_version()}
     result: dict[str, Any] = {
         "command": command,
