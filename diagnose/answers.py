@@ -12,6 +12,7 @@ from typing import Any
 
 from diagnose.grade import grade
 from diagnose.model import Completion, Form, Model
+from diagnose.provenance import writing
 from diagnose.records import Answer, EvalItem, Prompt, Reading
 
 Progress = Callable[[str, int, int], None]
@@ -159,7 +160,7 @@ class AnswerLog:
 
     def _append(self, batch: list[Answer]) -> None:
         lines = [json.dumps({"of": len(batch)} | asdict(answer), ensure_ascii=False) for answer in batch]
-        with self.path.open("ab") as handle:
+        with writing(self.path), self.path.open("ab") as handle:
             handle.write(("\n".join(lines) + "\n").encode())
             handle.flush()
             os.fsync(handle.fileno())

@@ -29,6 +29,7 @@ CONTROLS = 24
 """Items per slice whose answers of known truth are shown to a judging grader."""
 NEAR = 32
 """Contexts of similar length that are looked at for a placebo."""
+Turns = tuple[tuple[str, str], ...]
 NEUTRAL = "Answer:"
 """Stands in for the question when an answer's prior is measured."""
 
@@ -151,10 +152,25 @@ def shaped(
         kept = evalset.exemplars.get(item.slices[0], [])
         for draw in range(settings.shaped_draws if kept else 0):
             shots = random.Random(f"{seed}|{item.slices[0]}|{draw}").sample(kept, min(settings.shots, len(kept)))
-            turns = [turn for e in shots for turn in (*e.turns, ("assistant", own[e.id] if own else e.wanted or ""))]
+            asked = [(e, own[e.id] if own else e.wanted or "") for e in shots]
+            turns = [turn for e, said in asked for turn in (*_without_system(e.turns), ("assistant", said))]
+            system = item.turns[: len(item.turns) - len(_without_system(item.turns))]
             probe = "shaped_own" if own is not None else "shaped"
-            asks.append(Ask(probe=probe, item=item.id, prompt=Prompt((*turns, *item.turns)), graded=item, draw=draw))
+            asks.append(
+                Ask(
+                    probe=probe,
+                    item=item.id,
+                    prompt=Prompt((*system, *turns, *item.turns[len(system) :])),
+                    graded=item,
+                    draw=draw,
+                )
+            )
     return asks
+
+
+def _without_system(turns: Turns) -> Turns:
+    """A conversation has one system turn, its first: exemplars must not bring another."""
+    return turns[1:] if turns[0][0] == "system" else turns
 
 
 def sampled(item: EvalItem, settings: ProbesConfig, more: bool = False) -> Ask:

@@ -24,7 +24,7 @@ from diagnose.errors import BadInput
 from diagnose.evalset import EvalSet, hints, read_evalset, slice_name
 from diagnose.judge import Judges
 from diagnose.model import Model, load_model, render_sha
-from diagnose.provenance import ROOT, provenance, write_json, write_whole
+from diagnose.provenance import ROOT, provenance, write_json, write_whole, writing
 from diagnose.reasons import TRAINING
 from diagnose.recommend import SOURCE, recommend
 from diagnose.records import Diagnosis
@@ -185,11 +185,15 @@ def _open(out: Path, record: dict[str, Any]) -> None:
     """Start a run directory, or go on in one that holds answers to the same questions."""
     before = out / "run.json"
     if before.exists():
-        old = json.loads(before.read_text()).get("identity", {})
+        try:
+            old = dict(json.loads(before.read_text())["identity"])
+        except (ValueError, KeyError, TypeError):
+            raise BadInput(f"out={out}: its run.json is no record of a run; choose a new directory") from None
         differs = sorted(k for k in record["identity"] if old.get(k) != record["identity"][k])
         if differs:
             raise BadInput(f"out={out}: holds another run (differs in {', '.join(differs)}); choose a new directory")
     elif out.exists() and any(out.iterdir()):
         raise BadInput(f"out={out}: is not empty and holds no run; choose a new directory")
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     write_json(before, record)

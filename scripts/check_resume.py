@@ -49,7 +49,7 @@ def main() -> int:
     typed = shlex.join(["python", "-m", "scripts.check_resume", *sys.argv[1:]])
     where = {"cpu": platform.machine(), "python": platform.python_version()}
     result: dict[str, Any] = {
-        "command": command,
+        "command": typed,
         "machine": where,
         "undisturbed_s": round(seconds, 1),
         "trials": trials,

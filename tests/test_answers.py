@@ -64,3 +64,20 @@ def test_an_item_that_does_not_fit_is_unscored_not_wrong(tmp_path: Path) -> None
     climb(Narrow(ROWS), evalset(tmp_path), ProbesConfig(), log, JUDGES)
     answer = log.get("plain", "a-3")
     assert (answer.strict, answer.lenient, answer.reason) == (None, None, "too_long")
+
+
+def test_exemplars_bring_no_second_system_turn(tmp_path: Path) -> None:
+    import json
+
+    from diagnose.probes import shaped
+
+    path = tmp_path / "chat.jsonl"
+    rows = [
+        {"id": str(k), "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"{k}?"}]}
+        for k in range(20)
+    ]
+    path.write_text("".join(json.dumps(row | {"target": "yes"}) + "\n" for row in rows))
+    found = read_evalset(EvalSetConfig(path=str(path)))
+    for ask in shaped(found.items, found, ProbesConfig(), 0):
+        roles = [role for role, _ in ask.prompt.turns]
+        assert roles == ["system", *["user", "assistant"] * 3, "user"]
