@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from diagnose.cache import make_room
 from diagnose.constrain import Grammars
 
 Uniforms = np.ndarray
@@ -116,6 +117,7 @@ def decode(
     """
     start = prefill(model, prompts, pad).rows([i for i in range(len(prompts)) for _ in range(copies)])
     cache, logits, mask = start.cache, start.logits, start.mask
+    make_room(cache, steps)
     position = mask.sum(-1)
     rows: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
     ended = [False] * len(rows)

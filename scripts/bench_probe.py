@@ -99,7 +99,8 @@ def workloads(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespac
     questions = [f"{k}. {text}" for k, text in enumerate(questions)]
     answers = [str(row["target"] if isinstance(row["target"], str) else row["target"][0]) for row in rows]
     few, many = exemplars(ours, rows, answers, 4), exemplars(ours, rows, answers, 0, tokens=300)
-    options = [f" {text}" for text in dict.fromkeys(answers)][:4]
+    # Answers of several tokens, as most are: for single tokens both need one pass over the prompt and nothing else.
+    options = [f" {text}, I believe" for text in dict.fromkeys(answers)][:4]
 
     def asked(head: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
         texts = [head + text + "\n" for text in questions]

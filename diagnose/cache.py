@@ -1,0 +1,47 @@
+"""A key-value cache that grows in place: transformers' own copies everything at every new token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import DynamicLayer
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer with room for tokens to come; what is read are views of it."""
+
+    room = 0
+    """Tokens that are expected, and made room for whenever the room is used up."""
+    _stores: Pair | None = None
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Pair:
+        """See DynamicLayer."""
+        start, new = self.get_seq_length(), key_states.shape[-2]
+        if start == 0:
+            return super().update(key_states, value_states, *args, **kwargs)
+        stores = self._stores
+        # Selecting rows replaces the views by copies; their store is then no longer behind them.
+        behind = stores is not None and stores[0].data_ptr() == self.keys.data_ptr()
+        if stores is None or not behind or stores[0].shape[-2] < start + new:
+            stores = self._stores = tuple(self._roomier(old, new) for old in (self.keys, self.values))
+        for store, states in zip(stores, (key_states, value_states), strict=True):
+            store[:, :, start : start + new] = states
+        self.keys, self.values = (store[:, :, : start + new] for store in stores)
+        return self.keys, self.values
+
+    def _roomier(self, old: torch.Tensor, new: int) -> torch.Tensor:
+        batch, heads, length, size = old.shape
+        store = old.new_empty(batch, heads, length + new + self.room, size)
+        store[:, :, :length] = old
+        return store
+
+
+def make_room(cache: Any, tokens: int) -> None:
+    """Let plain layers of a cache grow in place; layers of another kind (sliding, recurrent) stay as they are."""
+    for layer in cache.layers:
+        if type(layer) is DynamicLayer:
+            layer.__class__ = RoomyLayer
+            layer.room = tokens
