@@ -13,6 +13,8 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 class RoomyLayer(DynamicLayer):
     """A layer with room for tokens to come; what is read are views of it."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
     room = 0
     """Tokens that are expected, and made room for whenever the room is used up."""
     _stores: Pair | None = None
@@ -26,10 +28,11 @@ class RoomyLayer(DynamicLayer):
         # Selecting rows replaces the views by copies; their store is then no longer behind them.
         behind = stores is not None and stores[0].data_ptr() == self.keys.data_ptr()
         if stores is None or not behind or stores[0].shape[-2] < start + new:
-            stores = self._stores = tuple(self._roomier(old, new) for old in (self.keys, self.values))
-        for store, states in zip(stores, (key_states, value_states), strict=True):
-            store[:, :, start : start + new] = states
-        self.keys, self.values = (store[:, :, : start + new] for store in stores)
+            stores = self._stores = self._roomier(self.keys, new), self._roomier(self.values, new)
+        keys, values = stores
+        keys[:, :, start : start + new] = key_states
+        values[:, :, start : start + new] = value_states
+        self.keys, self.values = keys[:, :, : start + new], values[:, :, : start + new]
         return self.keys, self.values
 
     def _roomier(self, old: torch.Tensor, new: int) -> torch.Tensor:
