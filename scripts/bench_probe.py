@@ -67,7 +67,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(DEMO / "model"))
+    parser.add_argument("--model", default="tests/data/demo/model")
     parser.add_argument("--device", default=best_device())
     parser.add_argument("--items", type=int, default=256)
     parser.add_argument("--batch", type=int, default=32)
