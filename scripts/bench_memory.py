@@ -85,7 +85,7 @@ def main() -> None:
         record: dict[str, Any] = {
             "render_sha": "",
             "command": [],
-            "config": {"model": {"path": ""}, "evalset": {"path": ""}},
+            "config": {"model": {"path": "scripted"}, "evalset": {"path": "rows"}},
         }
         record |= {"seed": 0, "commit": "", "dirty": False, "python": "", "versions": {}, "device": ""}
         page = render_report(conclude(config, evalset, log, record, {}, {}))
