@@ -87,7 +87,7 @@ def main() -> None:
             "command": [],
             "config": {"model": {"path": "scripted"}, "evalset": {"path": "rows"}},
         }
-        record |= {"seed": 0, "commit": "", "dirty": False, "python": "", "versions": {}, "device": ""}
+        record |= {"seed": 0, "started": "", "commit": "", "dirty": False, "python": "", "versions": {}, "device": ""}
         page = render_report(conclude(config, evalset, log, record, {}, {}))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.perf_counter() - start
