@@ -1,25 +1,33 @@
-"""transformers models: loading, the render contract, batched answers, and how they end."""
+"""transformers models: answers and scores in batches, and the checks of what was loaded."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from diagnose.config import DTYPES, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
-from diagnose.model import LAYOUT, PLAIN_STOP, Completion, Form, Score, check_windows, lay_out
+from diagnose.load import (
+    ALLOWED,
+    best_device,
+    end_ids,
+    first_line,
+    load_tokenizer,
+    load_weights,
+    placed,
+    render_of,
+    stop_strings,
+    with_adapter,
+)
+from diagnose.model import Completion, Form, Score, check_windows, lay_out, with_system
+from diagnose.prefill import Reader
 from diagnose.records import EvalItem, Prompt
 
 if TYPE_CHECKING:
     from diagnose.constrain import Grammars
 
 END_CHECK_PROMPTS = 8
-ALLOWED = "expected a directory with config.json, weights as .safetensors (no pickle) and a tokenizer, or a hub name"
-REWARD = "expected a reward model: a sequence classifier with one label, its weights as .safetensors"
 
 
 class HFModel:
@@ -38,12 +46,12 @@ class HFModel:
         if (settings.dtype or "auto") not in DTYPES:
             raise BadInput(f"model.dtype={settings.dtype}: allowed: {', '.join(DTYPES)}")
         self.tokenizer = load_tokenizer(settings)
-        model = _weights(AutoModelForCausalLM, settings.path, "model.path", ALLOWED, dtype=settings.dtype or "auto")
+        model = load_weights(AutoModelForCausalLM, settings.path, "model.path", ALLOWED, dtype=settings.dtype or "auto")
         config = model.config
         if settings.adapter:
-            model = _with_adapter(model, settings.adapter)
+            model = with_adapter(model, settings.adapter)
         self.device = settings.device or best_device()
-        self.network = _placed(model, self.device)
+        self.network = placed(model, self.device)
         self.batch_size = settings.batch_size or 32
         self.max_new_tokens = settings.max_new_tokens or 64
         window = getattr(config, "max_position_embeddings", None) or 4096
@@ -51,6 +59,7 @@ class HFModel:
         self.stop = stop_strings(settings, self.tokenizer)
         self.ends = end_ids(settings, self.tokenizer, model)
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        self.reader = Reader(self.network, self.pad)
         self.lacks = frozenset() if self.tokenizer.is_fast else frozenset({"constrained"})
         self._told = False
         self._may_stop: dict[int, bool] = {}
@@ -119,12 +128,11 @@ class HFModel:
         if temperature > 0:
             noise = uniforms([f"{k}|{d}" for k in keys for d in range(first, first + n)], self.max_new_tokens)
         rows = decode(
-            self.network,
+            self.reader,
             [self.encode(p) for p in prompts],
             copies=n,
             steps=self.max_new_tokens,
             ends=self.ends,
-            pad=self.pad,
             temperature=temperature,
             noise=noise,
             stopped=self._stopped if self.stop else None,
@@ -142,7 +150,7 @@ class HFModel:
         split = [self._split(p, c) for p, c in zip(prompts, continuations, strict=True)]
         heads, tails = [head for head, _ in split], [tail for _, tail in split]
         try:
-            sums = score(self.network, heads, tails, self.pad)
+            sums = score(self.reader, heads, tails)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -169,18 +177,18 @@ class HFModel:
 
     def encode(self, prompt: Prompt, continuation: str = "") -> list[int]:
         """Token ids of a prompt, as training sees it too."""
+        turns = prompt.turns if prompt.raw else with_system(prompt.turns, self.settings.system_prompt)
         if prompt.raw or not self.tokenizer.chat_template:
-            turns = prompt.turns if prompt.raw or not self.settings.system_prompt else self._with_system(prompt)
-            text = prompt.turns[0][1] if prompt.raw else lay_out(turns)
+            text = turns[0][1] if prompt.raw else lay_out(turns)
             ids: list[int] = self.tokenizer(text + continuation)["input_ids"]
             bos = self.tokenizer.bos_token_id
             return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
-        messages = [{"role": role, "content": text} for role, text in self._with_system(prompt)]
+        messages = [{"role": role, "content": text} for role, text in turns]
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # a template computes, and raises what it likes where it does not take a turn
             roles = ", ".join(m["role"] for m in messages)
-            told = f"its chat template does not take {roles}: {_first_line(error)}"
+            told = f"its chat template does not take {roles}: {first_line(error)}"
             raise BadInput(f"model.path={self.settings.path}: {told}") from None
         ids = self.tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
         return ids
@@ -196,9 +204,7 @@ class HFModel:
         steps = min(steps, self.max_length - max(map(len, ids)))
         keys = [f"{seed}|end|{i}" for i in range(len(ids))]
         noise = uniforms(keys, steps)
-        rows = decode(
-            self.network, ids, copies=1, steps=steps, ends=specials, pad=self.pad, temperature=1.0, noise=noise
-        )
+        rows = decode(self.reader, ids, copies=1, steps=steps, ends=specials, temperature=1.0, noise=noise)
         last = [row[-1] for row in rows if row[-1] in specials]
         return {self.tokenizer.convert_ids_to_tokens(t): last.count(t) for t in sorted(set(last))}
 
@@ -211,10 +217,6 @@ class HFModel:
             size = max(len(self.tokenizer), self.network.config.get_text_config().vocab_size)
             self._constrainer = from_tokenizer(self.tokenizer, n_vocab=size, eos_token=sorted(self.ends))
         return Grammars(self._constrainer, forms)
-
-    def _with_system(self, prompt: Prompt) -> tuple[tuple[str, str], ...]:
-        system = self.settings.system_prompt
-        return (("system", system), *prompt.turns) if system else prompt.turns
 
     def _split(self, prompt: Prompt, continuation: str) -> tuple[list[int], list[int]]:
         """Ids before and in the continuation; a token that straddles the border belongs to the continuation."""
@@ -241,181 +243,6 @@ class HFModel:
         cuts = [text.index(stop) for stop in self.stop if stop in text]
         finish = "stop" if ended or cuts or len(row) < self.max_new_tokens else "length"
         return Completion(text[: min(cuts)] if cuts else text, len(row), finish)
-
-
-class RewardModel:
-    """A sequence classifier with one label; what it scores is a reward, not a log-probability."""
-
-    def __init__(self, path: str, device: str | None = None, batch_size: int | None = None) -> None:
-        """Load.
-
-        Raises:
-            BadInput: no such model, or not one with a single label.
-        """
-        from transformers import AutoModelForSequenceClassification
-
-        self.settings = ModelConfig(path=path)
-        self.tokenizer = load_tokenizer(self.settings, "judge.path")
-        network = _weights(AutoModelForSequenceClassification, path, "judge.path", REWARD, num_labels=1)
-        if network.config.pad_token_id is None:
-            network.config.pad_token_id = self.tokenizer.pad_token_id
-        self.device = device or best_device()
-        self.network = _placed(network, self.device)
-        self.batch_size = batch_size or 32
-        self.max_new_tokens = 0
-        self.lacks: frozenset[str] = frozenset()
-        self.max_length = getattr(network.config, "max_position_embeddings", None) or 4096
-
-    @property
-    def render(self) -> dict[str, Any]:
-        """Not part of any render contract: it reads texts."""
-        return {}
-
-    def check(self, items: Sequence[EvalItem], seed: int) -> None:
-        """See Model."""
-
-    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
-        """See Model."""
-        return len(self._encode(prompt, continuation or "")) <= self.max_length
-
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        keys: Sequence[str],
-        n: int = 1,
-        first: int = 0,
-        temperature: float = 0.0,
-        forms: Sequence[Form] | None = None,
-    ) -> list[list[Completion]]:
-        """Never asked: a reward model says nothing."""
-        raise NotImplementedError("a reward model generates no text")
-
-    def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
-        """The reward of each continuation as an answer to its prompt."""
-        import torch
-
-        rows = [self._encode(p, c) for p, c in zip(prompts, continuations, strict=True)]
-        width = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=self.device)
-        mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device)
-        with torch.inference_mode():
-            values = self.network(input_ids=ids, attention_mask=mask).logits[:, 0].float()
-        return [Score(value, 1) for value in values.tolist()]
-
-    def _encode(self, prompt: Prompt, answer: str) -> list[int]:
-        turns = [*prompt.turns, ("assistant", answer)]
-        if not self.tokenizer.chat_template:
-            return self.tokenizer(lay_out(turns))["input_ids"]
-        messages = [{"role": role, "content": text} for role, text in turns]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-def _weights(kind: Any, path: str, key: str, allowed: str, **settings: Any) -> Any:
-    """A network of which every weight stands in the files; what is missing would silently be random."""
-    try:
-        network, told = kind.from_pretrained(
-            path,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **settings,
-        )
-    except Exception as error:  # of transformers, of huggingface_hub, of safetensors; each is about what stands there
-        raise BadInput(f"{key}={path}: {_first_line(error)}; {allowed}") from None
-    wrong = [name for name, *_ in told["mismatched_keys"]] + sorted(told["missing_keys"])
-    if wrong:
-        raise BadInput(
-            f"{key}={path}: not the weights of the {type(network).__name__} that config.json describes: "
-            f"{len(wrong)} missing or of another shape, {wrong[0]} the first; {allowed}"
-        )
-    return network
-
-
-def _placed(network: Any, device: str) -> Any:
-    try:
-        return network.to(device).eval()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadInput(f"model.device={device}: {_first_line(error)}; expected cpu, cuda or mps") from None
-
-
-def _with_adapter(model: Any, path: str) -> Any:
-    from peft import PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    for names in (("adapter_config.json",), ("adapter_model.safetensors", "adapter_model.bin")):
-        if not any((Path(path) / name).is_file() for name in names):
-            raise BadInput(f"model.adapter={path}: holds no {names[0]}; expected a directory saved by PEFT")
-    try:
-        adapted = PeftModel.from_pretrained(model, path)
-        wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        missing = set(wanted) - set(load_peft_weights(path, device="cpu"))
-    except Exception as error:  # of PEFT, of safetensors, of the JSON inside; each is about this directory
-        raise BadInput(f"model.adapter={path}: does not fit this base: {_first_line(error)}") from None
-    if missing:
-        raise BadInput(f"model.adapter={path}: does not fit this base: lacks {len(missing)} weights, {min(missing)}")
-    return adapted
-
-
-def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
-    """The tokenizer with the end token that the settings name.
-
-    Raises:
-        BadInput: no tokenizer there, or `model.eos_token` is not a token of it.
-    """
-    from transformers import AutoTokenizer
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    path = str(settings.path)
-    if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
-        raise BadInput(f"{key}={path}: no such directory; {ALLOWED}")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # of transformers, of huggingface_hub, of tokenizers; each is about what stands there
-        raise BadInput(f"{key}={path}: no tokenizer to load: {_first_line(error)}; {ALLOWED}") from None
-    if settings.eos_token:
-        if settings.eos_token not in tokenizer.get_vocab():
-            allowed = ", ".join(tokenizer.all_special_tokens)
-            raise BadInput(f"model.eos_token={settings.eos_token!r}: not a token; special tokens here: {allowed}")
-        tokenizer.eos_token = settings.eos_token
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def stop_strings(settings: ModelConfig, tokenizer: Any) -> list[str]:
-    """A base model without a chat template ends its answer with an empty line, as the layout of its prompt does."""
-    if settings.stop is not None:
-        return list(settings.stop)
-    return [] if tokenizer.chat_template else [PLAIN_STOP]
-
-
-def end_ids(settings: ModelConfig, tokenizer: Any, model: Any = None) -> set[int]:
-    """Token ids that end an answer."""
-    if settings.eos_token or model is None:
-        return {tokenizer.eos_token_id}
-    configured = model.generation_config.eos_token_id
-    several = configured if isinstance(configured, list) else [configured]
-    return {i for i in [*several, tokenizer.eos_token_id] if i is not None}
-
-
-def render_of(settings: ModelConfig, tokenizer: Any, ends: set[int]) -> dict[str, Any]:
-    """The render contract of a local model."""
-    vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
-    return {
-        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
-        "chat_template": tokenizer.chat_template,
-        "layout": None if tokenizer.chat_template else LAYOUT,
-        "bos": tokenizer.bos_token,
-        "eos": sorted(tokenizer.convert_ids_to_tokens(i) for i in ends),
-        "system_prompt": settings.system_prompt,
-        "stop": stop_strings(settings, tokenizer),
-        "mask": "completion",
-    }
 
 
 def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> None:
@@ -483,20 +310,3 @@ def check_answer_length(model: HFModel, items: Sequence[EvalItem]) -> None:
             f"model.max_new_tokens={model.max_new_tokens}: too short for the wanted answers of {len(cut)} items; "
             f"{longest.where} ({longest.id}) needs {need}: set model.max_new_tokens={need + 8}"
         )
-
-
-def best_device() -> str:
-    """CUDA, else Apple's GPU, else the CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def _first_line(error: Exception) -> str:
-    """And the second, where the first ends with a colon."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines or isinstance(error, KeyError):
-        return repr(error)
-    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1]).rstrip(".,:")

@@ -44,7 +44,7 @@ class Judges:
         key = json.dumps([rewards, spec["path"] if rewards else spec.get("model")])
         if key not in self._loaded:
             if rewards:
-                from diagnose.hf import RewardModel
+                from diagnose.reward import RewardModel
 
                 self._loaded[key] = RewardModel(spec["path"], self.settings.device, self.settings.batch_size)
             else:

@@ -93,6 +93,13 @@ def lay_out(turns: Sequence[tuple[str, str]]) -> str:
     return "".join(text + closing.get(role, "\n") for role, text in turns)
 
 
+def with_system(turns: Sequence[tuple[str, str]], system: str | None) -> tuple[tuple[str, str], ...]:
+    """The turns behind the system prompt, unless they bring one of their own."""
+    if not system or turns[0][0] == "system":
+        return tuple(turns)
+    return (("system", system), *turns)
+
+
 def load_model(settings: ModelConfig) -> Model:
     """The model that the settings name.
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from diagnose.config import ModelConfig
 from diagnose.errors import BadInput, RunFailed
-from diagnose.model import LAYOUT, PLAIN_STOP, Completion, Form, Score, lay_out
+from diagnose.model import LAYOUT, PLAIN_STOP, Completion, Form, Score, lay_out, with_system
 from diagnose.records import EvalItem, Prompt
 
 SCORED = frozenset({"ranked", "margins"})
@@ -302,8 +302,7 @@ class ServedModel:
         return list(self.settings.stop) if self.settings.stop is not None else [] if self.chat else [PLAIN_STOP]
 
     def _turns(self, prompt: Prompt) -> tuple[tuple[str, str], ...]:
-        system = self.settings.system_prompt
-        return (("system", system), *prompt.turns) if system and not prompt.raw else prompt.turns
+        return prompt.turns if prompt.raw else with_system(prompt.turns, self.settings.system_prompt)
 
     def _text(self, prompt: Prompt) -> str:
         return prompt.turns[0][1] if prompt.raw else lay_out(self._turns(prompt))

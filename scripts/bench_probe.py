@@ -2,11 +2,11 @@
 
 Ours and lm-eval alternate in one process, on the same prompts, batch size, dtype and model, so that only the ratio is
 reported. What is compared is what a user of either would run: greedy answers, answers behind exemplars, options ranked
-behind exemplars. The model is made here, of the demo's shape, so that nothing is loaded from a hub.
+behind exemplars. The model is the demo's, or random weights of the shape of a Qwen3: nothing is loaded from a hub.
 
     pip install 'lm-eval==0.4.13'
     python -m scripts.bench_probe                      # writes scripts/results/bench_probe.json
-    python -m scripts.bench_probe --device cuda --items 2048 --batch 128
+    python -m scripts.bench_probe --device cuda --like 0.6b --dtype bfloat16 --items 512 --batch 128
 """
 
 from __future__ import annotations
@@ -28,25 +28,54 @@ from typing import Any
 import torch
 
 from diagnose.config import ModelConfig
-from diagnose.hf import HFModel, best_device
+from diagnose.hf import HFModel
+from diagnose.load import best_device
 from diagnose.records import Prompt
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULT = Path(__file__).resolve().parent / "results" / "bench_probe.json"
+RESULTS = Path(__file__).resolve().parent / "results"
 DEMO = ROOT / "tests" / "data" / "demo"
+SHAPES = {
+    "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "1.7b": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "8b": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
+}
+"""Of the config.json of Qwen/Qwen3-*-Base."""
 WANTED = {"plain": 1.0, "shaped": 2.0, "shaped_300": 3.0, "ranked": 3.0, "sampled": 2.0}
 """The least ratio to lm-eval that we want."""
 
 
 def main() -> None:
     args = parsed()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.like:
+            args.model = random_model(args.like, args.dtype, args.device, folder)
+        found = compared(args)
+    name = "_".join(
+        ["bench_probe", *([args.device] if args.device != "cpu" else []), *([args.like] if args.like else [])]
+    )
+    versions = {package: version(package) for package in ("torch", "transformers", "lm-eval")}
+    chip = torch.cuda.get_device_name() if args.device == "cuda" else platform.machine()
+    where = {"chip": chip, "cores": os.cpu_count(), "device": args.device, "versions": versions}
+    if args.like:
+        args.model = f"random weights of the shape of Qwen3-{args.like}"
+    result = {"command": vars(args), "machine": where, "found": found}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def compared(args: argparse.Namespace) -> dict[str, Any]:
     settings = ModelConfig(
-        path=args.model, dtype="float32", device=args.device, batch_size=args.batch, max_new_tokens=args.tokens, stop=[]
+        path=args.model,
+        dtype=args.dtype,
+        device=args.device,
+        batch_size=args.batch,
+        max_new_tokens=args.tokens,
+        stop=[],
     )
     ours = HFModel(settings)
     rows = [json.loads(line) for line in (DEMO / "evalset.jsonl").read_text().splitlines()]
     tasks = workloads(ours, rows, args)
-    found = {}
+    found: dict[str, Any] = {}
     for name, (mine, other) in tasks.items():
         found[name] = ratio(mine, other, args.repeats)
         low, high = found[name]["low"], found[name]["high"]
@@ -57,17 +86,36 @@ def main() -> None:
         )
     found["limit"] = limit(ours, rows, args)
     print(f"{'limit':<12} the ladder's prompts reach {found['limit']['share']:.2f} of the raw batched forward rate")
-    found["adaptive"] = adaptive(args.device)
-    share, same = found["adaptive"]["share"], found["adaptive"]["same_verdicts"]
-    print(f"{'adaptive':<12} asks {share:.2f} of what the full budget asks on the demo; same verdicts: {same}")
-    versions = {name: version(name) for name in ("torch", "transformers", "lm-eval")}
-    where = {"cpu": platform.machine(), "cores": os.cpu_count(), "device": args.device, "versions": versions}
-    RESULT.write_text(json.dumps({"command": vars(args), "machine": where, "found": found}, indent=1) + "\n")
+    if not args.like:
+        found["adaptive"] = adaptive(args.device)
+        share, same = found["adaptive"]["share"], found["adaptive"]["same_verdicts"]
+        print(f"{'adaptive':<12} asks {share:.2f} of what the full budget asks on the demo; same verdicts: {same}")
+    return found
+
+
+def random_model(like: str, dtype: str, device: str, folder: str) -> str:
+    """A directory with random weights of a Qwen3's shape and the demo's tokenizer."""
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
+    ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    config = Qwen3Config(**SHAPES[like], num_key_value_heads=8, head_dim=128, vocab_size=151936, **ends)
+    config.tie_word_embeddings = like != "8b"
+    torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, dtype))
+    with torch.device(device):
+        network = Qwen3ForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tests/data/demo/model")
+    parser.add_argument("--like", choices=SHAPES, help="random weights of the shape of this Qwen3, instead of --model")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default=best_device())
     parser.add_argument("--items", type=int, default=256)
     parser.add_argument("--batch", type=int, default=32)
@@ -85,7 +133,7 @@ def harness(args: argparse.Namespace) -> Any:
     return HFLM(
         pretrained=args.model,
         backend="causal",
-        dtype="float32",
+        dtype=args.dtype,
         device=args.device,
         batch_size=args.batch,
         max_length=512,

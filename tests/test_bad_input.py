@@ -616,7 +616,7 @@ def test_a_wrong_end_token_blocks_before_probing(tmp_path: Path, rule: RuleConfi
 
 def test_a_causal_model_is_no_reward_model(tmp_path: Path, rule: RuleConfig) -> None:
     """Its head would be random, and so would every preference."""
-    from diagnose.hf import RewardModel
+    from diagnose.reward import RewardModel
 
     with pytest.raises(BadInput, match="judge.path=.*ForSequenceClassification.*expected a reward model"):
         RewardModel(str(MODEL))

@@ -80,13 +80,13 @@ BEHIND = [Prompt((*SHOTS, ("user", q))) for q in QUESTIONS]
 
 
 def test_what_prompts_share_is_read_once_and_changes_nothing(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diagnose import decode
+    from diagnose import prefill
 
-    shared = decode._shared([model.encode(p) for p in BEHIND])
+    shared = prefill._shared([model.encode(p) for p in BEHIND])
     assert shared >= len(model.encode(Prompt(SHOTS[:-1])))
     together = model.generate(BEHIND, KEYS), model.logprob(BEHIND, ["opal pearl"] * len(BEHIND))
     read = []
-    monkeypatch.setattr(decode, "_shared", lambda prompts: read.append(len(prompts)) or 0)
+    monkeypatch.setattr(prefill, "_shared", lambda prompts: read.append(len(prompts)) or 0)
     apart = model.generate(BEHIND, KEYS), model.logprob(BEHIND, ["opal pearl"] * len(BEHIND))
     assert read
     assert together[0] == apart[0]
@@ -94,12 +94,63 @@ def test_what_prompts_share_is_read_once_and_changes_nothing(model: HFModel, mon
         assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
 
 
+def test_exemplars_are_remembered_and_never_mistaken_for_others(
+    model: HFModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = [Prompt((*SHOTS[2:], ("user", q))) for q in QUESTIONS]
+    first, unlike = model.generate(BEHIND, KEYS), model.generate(other, KEYS)
+    widths = []
+    forward = model.network.forward
+
+    def counted(input_ids: torch.Tensor, **rest: object) -> object:
+        widths.append(input_ids.shape)
+        return forward(input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(model.network, "forward", counted)
+    again = [row for at in (slice(0, 6), slice(6, 12)) for row in model.generate(BEHIND[at], KEYS[at])]
+    assert again == first
+    assert sum(rows == 1 and width > 8 for rows, width in widths) == 1
+    assert model.generate(other, KEYS) == unlike
+
+
+@pytest.mark.parametrize("questions", [QUESTIONS, QUESTIONS[:1] * 4], ids=["padded", "of one length"])
+def test_a_cache_that_grows_in_place_changes_nothing(model: HFModel, questions: list[str]) -> None:
+    from diagnose.decode import ROOMY
+
+    prompts = [Prompt((*SHOTS * 3, ("user", q))) for q in questions]
+    ours = [c[0].text for c in model.generate(prompts, KEYS[: len(prompts)])]
+    for prompt, text in zip(prompts, ours, strict=True):
+        ids = torch.tensor([model.encode(prompt)])
+        assert ids.shape[1] >= ROOMY
+        out = model.network.generate(ids, do_sample=False, max_new_tokens=16)[0, ids.shape[1] :]
+        assert text == model.tokenizer.decode(out, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_grouped_queries_and_other_kernels_see_the_same(attention: str) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from diagnose.decode import decode
+    from diagnose.prefill import Reader
+
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
+    config = LlamaConfig(**small, num_attention_heads=4, num_key_value_heads=2, attn_implementation=attention)
+    network = LlamaForCausalLM(config).eval()
+    reader = Reader(network, 0)
+    for prompts in ([[5, 6, 7], [8, 9], [10, 11, 12, 13]], [[5, 6, 7], [8, 9, 10]]):
+        ours = decode(reader, prompts, copies=2, steps=12, ends={-1})
+        for k, prompt in enumerate(prompts):
+            alone = network.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12, eos_token_id=None)
+            assert ours[2 * k] == ours[2 * k + 1] == alone[0, len(prompt) :].tolist()
+
+
 def test_a_sliding_window_shares_nothing() -> None:
     from types import SimpleNamespace
 
     from transformers import LlamaConfig, MistralConfig
 
-    from diagnose.decode import _sees_everything
+    from diagnose.prefill import _sees_everything
 
     assert _sees_everything(SimpleNamespace(config=LlamaConfig()))
     assert not _sees_everything(SimpleNamespace(config=MistralConfig(sliding_window=64)))

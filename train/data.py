@@ -10,7 +10,7 @@ from typing import Any
 from diagnose.config import DataConfig
 from diagnose.errors import BadInput
 from diagnose.evalset import slice_name
-from diagnose.model import lay_out
+from diagnose.model import lay_out, with_system
 from diagnose.provenance import file_sha
 from diagnose.rows import read_rows
 
@@ -131,7 +131,7 @@ def for_trl(rows: list[dict[str, Any]], tokenizer: Any, system_prompt: str | Non
     start = "" if bos is None or tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id] else bos
     out = []
     for row in rows:
-        turns = [("system", system_prompt), *row["prompt"]] if system_prompt else row["prompt"]
+        turns = with_system(row["prompt"], system_prompt)
         answers = {k: row[k] for k in ("completion", "chosen", "rejected") if k in row}
         if tokenizer.chat_template:
             prompt: Any = [{"role": role, "content": text} for role, text in turns]

@@ -11,10 +11,11 @@ from transformers import TrainerCallback
 
 from diagnose.decode import decode
 from diagnose.grade import grade, prefers
-from diagnose.hf import end_ids
+from diagnose.load import end_ids
 from diagnose.model import lay_out
+from diagnose.prefill import Reader
 from diagnose.records import EvalItem
-from train.job import Job
+from train.job import Job, batches
 
 MAX_PROMPTS = 48
 FALL = 0.1
@@ -104,8 +105,9 @@ class GoldWatch(TrainerCallback):
                 text = tokenizer.apply_chat_template(row, tokenize=False, add_generation_prompt=True)
                 prompts.append(tokenizer(text, add_special_tokens=False)["input_ids"])
         ends = end_ids(settings, tokenizer)
-        steps = settings.max_new_tokens or 64
-        rows = decode(network, prompts, copies=1, steps=steps, ends=ends, pad=tokenizer.pad_token_id)
+        reader, steps = Reader(network, tokenizer.pad_token_id), settings.max_new_tokens or 64
+        parts = [prompts[at] for at in batches(len(prompts), settings)]
+        rows = [row for part in parts for row in decode(reader, part, copies=1, steps=steps, ends=ends)]
         ended = [bool(r) and r[-1] in ends for r in rows]
         return [tokenizer.decode(r, skip_special_tokens=True) for r in rows], ended
 

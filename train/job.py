@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from diagnose.config import DataConfig, ModelConfig, WandbConfig
-from diagnose.hf import load_tokenizer
+from diagnose.load import load_tokenizer
 from train.config import TrainConfig
 from train.data import Rows, for_trl
 
@@ -118,6 +119,12 @@ class Job:
             return
         model.save_pretrained(str(self.out / "adapter"), selected_adapters=["default"])
         self.tokenizer.save_pretrained(str(self.out / "adapter"))
+
+
+def batches(count: int, model: ModelConfig) -> Iterator[slice]:
+    """Rows to read at once where nothing is trained: as many as diagnose asks."""
+    size = model.batch_size or 32
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def load_job(out: Path) -> Job:

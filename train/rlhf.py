@@ -15,7 +15,7 @@ import torch
 from diagnose.errors import Blocked
 from diagnose.verdicts import rate
 from train.gold import GoldWatch
-from train.job import Job
+from train.job import Job, batches
 
 
 def fit(job: Job) -> dict[str, Any]:
@@ -84,8 +84,7 @@ def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], l
         return [*whole, tokenizer.eos_token_id] if ended else whole
 
     @torch.inference_mode()
-    def score(prompts: list[Any], texts: list[str], ended: list[bool]) -> list[float]:
-        rows = [ids(*row) for row in zip(prompts, texts, ended, strict=True)]
+    def read(rows: list[list[int]]) -> list[float]:
         width = max(map(len, rows))
         pad = tokenizer.pad_token_id
         batch = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=device)
@@ -95,21 +94,21 @@ def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], l
         values: list[float] = reward_model.score(last).squeeze(1).float().tolist()
         return values
 
+    def score(prompts: list[Any], texts: list[str], ended: list[bool]) -> list[float]:
+        rows = [ids(*row) for row in zip(prompts, texts, ended, strict=True)]
+        return [value for at in batches(len(rows), job.config.model) for value in read(rows[at])]
+
     return score
 
 
 def held_out_accuracy(job: Job, reward_model: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Share of held-out pairs whose chosen side scores higher, with its 95 % interval."""
-    score, right = score_with(job, reward_model), 0
-    columns = job.dataset(rows)
-    for start in range(0, len(columns), 64):
-        part = columns[start : start + 64]
-        text = [[_text(a) for a in part[side]] for side in ("chosen", "rejected")]
-        done = [True] * len(text[0])
-        better, worse = (score(part["prompt"], side, done) for side in text)
-        right += sum(b > w for b, w in zip(better, worse, strict=True))
-    found = rate(right, len(columns))
-    return {"rate": right / len(columns), "n": found.n, "low": found.low, "high": found.high}
+    score, columns = score_with(job, reward_model), job.dataset(rows)[:]
+    ended = [True] * len(rows)
+    better, worse = (score(columns["prompt"], list(map(_text, columns[k])), ended) for k in ("chosen", "rejected"))
+    right = sum(b > w for b, w in zip(better, worse, strict=True))
+    found = rate(right, len(rows))
+    return {"rate": right / len(rows), "n": found.n, "low": found.low, "high": found.high}
 
 
 def fit_policy(job: Job, reward_model: Any, rows: list[dict[str, Any]], watch: GoldWatch) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.errors import Blocked
-from diagnose.hf import best_device
+from diagnose.load import best_device
 from diagnose.provenance import write_json
 from diagnose.tracking import start_run
 
