@@ -10,7 +10,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from string import ascii_uppercase
 from typing import Any
@@ -170,17 +170,26 @@ def _validator(schema: str) -> Any:
     try:
         kind = jsonschema.validators.validator_for(loaded)
         kind.check_schema(loaded)
-        _check_references(loaded, kind.META_SCHEMA["$schema"])
+        _check_parts(loaded, kind.META_SCHEMA["$schema"])
     except Unresolvable as error:
         raise BadInput(f"grader.schema is not a JSON Schema: it holds no {error.ref!r}, to which it refers") from None
     except (jsonschema.SchemaError, TypeError, AttributeError) as error:
         raise BadInput(f"grader.schema is not a JSON Schema: {getattr(error, 'message', error)}") from None
+    kind = jsonschema.validators.extend(kind, {"pattern": _matches})
     # An empty registry of our own: the default one fetches what a schema refers to from the network.
     return kind(loaded, registry=Registry())
 
 
-def _check_references(schema: Any, dialect: str) -> None:
-    """Resolve every reference now; an answer would else meet a missing one in the middle of a run."""
+def _matches(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Exception]:
+    """The keyword `pattern` under RE2: Python's own patterns can take forever on what a model wrote."""
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and not _rule(pattern).search(value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _check_parts(schema: Any, dialect: str) -> None:
+    """Resolve every reference and compile every pattern now, and not in the middle of a run."""
     from jsonschema_specifications import REGISTRY
     from referencing.jsonschema import DRAFT202012, specification_with
 
@@ -188,9 +197,13 @@ def _check_references(schema: Any, dialect: str) -> None:
     left = [(root, REGISTRY.resolver_with_root(root))]
     while left:
         part, resolver = left.pop()
-        reference = part.contents.get("$ref") if isinstance(part.contents, dict) else None
-        if isinstance(reference, str):
-            resolver.lookup(reference)
+        here = part.contents if isinstance(part.contents, dict) else {}
+        if isinstance(here.get("$ref"), str):
+            resolver.lookup(here["$ref"])
+        if "pattern" in here:
+            _rule(here["pattern"], "grader.schema: pattern")
+        if "patternProperties" in here:
+            raise BadInput("grader.schema: patternProperties is not supported; name the properties")
         left += [(inner, resolver.in_subresource(inner)) for inner in part.subresources()]
 
 

@@ -158,7 +158,9 @@ def _dataset(path: Path, split: str | None, subset: str | None) -> Iterator[tupl
 
 def _split(names: list[str], split: str | None, path: Path) -> str:
     if split is None and len(names) > 1:
-        raise BadInput(f"{path}: has the splits {', '.join(names)}; choose one with evalset.split=NAME")
+        raise BadInput(
+            f"{path}: has the splits {', '.join(names)}; choose one: evalset.split=NAME, or the path of its files"
+        )
     if split is not None and split not in names:
         raise BadInput(f"evalset.split={split}: not in {path}; allowed: {', '.join(names)}")
     return split or names[0]

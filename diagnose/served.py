@@ -218,6 +218,8 @@ class ServedModel:
             return Completion("", 0, "cut_off" if choice.finish_reason == "length" else "refused")
         if form is not None and "choices" in form:
             text = _unquoted(text)
+        # Half a surrogate pair is valid JSON, but no file can hold it.
+        text = text.encode("utf-8", "replace").decode()
         return Completion(text, 0, "length" if choice.finish_reason == "length" else "stop")
 
     def _score(self, prompt: Prompt, continuation: str) -> Score:

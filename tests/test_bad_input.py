@@ -335,7 +335,7 @@ FOLDERS: list[tuple[str, Callable[[Path], None], str | None, str]] = [
     ("directory without data", files(README__md=b"x"), None, "doesn't contain any data files; expected .jsonl"),
     ("directory with a broken file", files(a__jsonl=line() + b"\n{nope"), None, "JSON parse error"),
     ("directory with latin-1", files(a__jsonl='{"prompt": "é"}'.encode("latin-1")), None, "utf-8"),
-    ("several splits", dataset_of_two, None, "has the splits train, test; choose one with evalset.split=NAME"),
+    ("several splits", dataset_of_two, None, "has the splits train, test; choose one: evalset.split=NAME, or"),
     ("unknown split", dataset_of_two, "dev", "evalset.split=dev: not in"),
 ]
 

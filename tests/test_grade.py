@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -93,6 +94,8 @@ def test_reading(
         ({"kind": "number", "tolerance": "5%"}, "expected a number"),
         ({"kind": "json", "schema": {"$ref": "#/nowhere"}}, "not a JSON Schema"),
         ({"kind": "json", "schema": {"type": "objekt"}}, "not a JSON Schema"),
+        ({"kind": "json", "schema": {"items": {"pattern": "(?=x)"}}}, "not an RE2 pattern"),
+        ({"kind": "json", "schema": {"patternProperties": {"^a": {}}}}, "patternProperties is not supported"),
         ({"kind": "exact", "judge": {"kind": "rule"}}, "RE2 pattern"),
         ({"kind": "exact", "judge": {"kind": "rule", "prefer": "(?=x)"}}, "not an RE2 pattern"),
         ({"kind": "exact", "judge": {"kind": "rule", "prefer": r"(a)\1"}}, "not an RE2 pattern"),
@@ -109,6 +112,12 @@ def test_a_rule_is_searched_and_absent_rules_say_nothing() -> None:
     assert prefers(ruled, "Gladly: Paris") is True
     assert prefers(ruled, "Paris, Gladly") is False
     assert prefers(item(EXACT, "Paris"), "Paris") is None
+
+
+def test_a_schema_s_pattern_is_searched_and_does_not_hang() -> None:
+    shaped = item({"kind": "json", "schema": {"type": "string", "pattern": "^(a+)+$"}}, '"aaa"')
+    assert grade(shaped, '"aaa"').strict is True
+    assert grade(shaped, json.dumps("a" * 50_000 + "b")).strict is False
 
 
 def test_a_catastrophic_pattern_does_not_hang() -> None:

@@ -85,7 +85,7 @@ def test_a_saved_dataset_and_its_splits(tmp_path: Path, expected: list[EvalItem]
     assert read(tmp_path / "one") == expected
     datasets.DatasetDict({"test": rows, "train": rows.select(range(3))}).save_to_disk(str(tmp_path / "two"))
     assert read(tmp_path / "two", split="test") == expected
-    with pytest.raises(BadInput, match=r"splits test, train; choose one with evalset\.split"):
+    with pytest.raises(BadInput, match=r"splits test, train; choose one: evalset\.split"):
         read(tmp_path / "two")
     with pytest.raises(BadInput, match=r"evalset\.split=dev: not in .*allowed: test, train"):
         read(tmp_path / "two", split="dev")

@@ -453,3 +453,13 @@ def test_a_judge_that_is_not_there_is_named_as_the_judge(served: ScriptedServer,
 def test_a_letter_is_read_only_where_it_stands_for_itself(text: str, letter: str | None) -> None:
     read = LETTER.match(text)
     assert (read[1] if read else None) == letter
+
+
+def test_half_a_surrogate_pair_is_replaced_because_no_file_can_hold_it() -> None:
+    from types import SimpleNamespace
+
+    from diagnose.served import ServedModel
+
+    choice = SimpleNamespace(message=SimpleNamespace(content="opal \ud83d"), finish_reason="stop")
+    model = ServedModel(ModelConfig(kind="openai", base_url="http://localhost:1", name="m"))
+    assert model._read(choice, None).text == "opal ?"
