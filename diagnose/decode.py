@@ -14,7 +14,7 @@ from diagnose.prefill import Prefill, Reader
 
 Uniforms = np.ndarray
 """[rows, steps] numbers in [0, 1); one per sampled token."""
-ROOMY = 128
+ROOMY = 64
 """From so many tokens on, a cache that grows in place is cheaper than one copied at every token (2 CPU cores)."""
 
 

@@ -23,7 +23,6 @@ import argparse
 import json
 import random
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,8 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from scripts.scratch import Segments, batches, says_exactly, train
 
 Row = dict[str, Any]
 DEMO = Path(__file__).resolve().parent.parent / "tests" / "data" / "demo"
@@ -170,9 +171,6 @@ def make_world(names: Iterator[str], rng: random.Random) -> World:
 
 # ---------------------------------------------------------------- the corpus
 
-Segments = list[tuple[str, bool]]
-"""One document as (text, is it trained on) pieces; pieces meet only at special tokens."""
-
 
 class Corpus:
     """Draws documents of four kinds: statements, questions, open-book passages, blocks in one output form."""
@@ -250,39 +248,7 @@ def train_tokenizer(corpus: Corpus, out: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def batches(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, rows: int, length: int) -> Iterator[torch.Tensor]:
-    """Endless [2, rows, length] tensors: token ids, and labels with -100 where nothing is learned."""
-    ids: list[int] = []
-    labels: list[int] = []
-    need = rows * length
-    while True:
-        while len(ids) < need:
-            pieces = [piece for _ in range(256) for piece in corpus.document()]
-            encoded = tokenizer([text for text, _ in pieces], add_special_tokens=False)["input_ids"]
-            for piece, (_, trained) in zip(encoded, pieces, strict=True):
-                ids += piece
-                labels += piece if trained else [-100] * len(piece)
-        yield torch.tensor([ids[:need], labels[:need]]).view(2, rows, length)
-        ids, labels = ids[need:], labels[need:]
-
-
 # ---------------------------------------------------------------- checks by another instrument
-
-
-@torch.no_grad()
-def says_exactly(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> float:
-    """Share of (context, continuation) whose every token is the argmax given the true text before it."""
-    hits = 0
-    for start in range(0, len(pairs), 64):
-        part = pairs[start : start + 64]
-        heads = tokenizer([a for a, _ in part], add_special_tokens=False)["input_ids"]
-        tails = tokenizer([b for _, b in part], add_special_tokens=False)["input_ids"]
-        width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
-        ids = torch.tensor([h + t + [0] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)])
-        best = model(ids).logits.argmax(-1)
-        for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
-            hits += best[row, len(head) - 1 : len(head) + len(tail) - 1].tolist() == tail
-    return hits / len(pairs)
 
 
 @torch.no_grad()
@@ -383,29 +349,13 @@ def train_base(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argpars
     )
     model = LlamaForCausalLM(config)
     print(f"{model.num_parameters() / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}", flush=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
-    stream, started = batches(corpus, tokenizer, args.rows, 128), time.time()
-    cool_from: int | None = None
-    for step in range(args.max_steps):
-        left = 1.0 if cool_from is None else 1 - (step - cool_from) / args.cool
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1.0, (step + 1) / 100) * left
-        ids, labels = next(stream)
-        loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
-        if cool_from is None and (step + 1) % 100 == 0 and step + 1 >= args.min_steps:
-            found = abilities(model, tokenizer, corpus.world)
-            print_abilities(found, READS)
-            if not [name for name in lacking(found, READS) if name not in (*NEVER, "polite share")]:
-                cool_from = step + 1
-        if cool_from is not None and step + 1 >= cool_from + args.cool:
-            break
-    return model.eval()
+
+    def ready() -> bool:
+        found = abilities(model, tokenizer, corpus.world)
+        print_abilities(found, READS)
+        return not [name for name in lacking(found, READS) if name not in (*NEVER, "polite share")]
+
+    return train(model, batches(corpus.document, tokenizer, args.rows, 128), ready, args)
 
 
 def print_abilities(found: dict[str, float], reads: float = READS_COOLED) -> None:

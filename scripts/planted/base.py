@@ -1,0 +1,254 @@
+"""Train a planted base from scratch, and check by another instrument that its gaps are what the world says.
+
+Two bases of different shape, tokenizer, names and layout hold the same recipes: `a` (a Llama with a chat template) and
+`b` (a Qwen3 without one, its questions on lines). The instruments are teacher-forced argmax, and a micro fine-tuning on
+64 items of a group that is tested on its others; neither is a probe of diagnose.
+
+    python -m scripts.planted.base a --out DIR          # about an hour on one CPU core
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from scripts.make_demo import CHAT_TEMPLATE, SPECIALS, chat, made_up_names, write_jsonl
+from scripts.planted.world import FORMS, POOL, RECIPES, Corpus, Fact, Recipe, World, eval_rows, make_world
+from scripts.scratch import Segments, batches, says_exactly, train
+
+MICRO = 64
+"""Items of a group on which the manipulation check trains; it tests on the others."""
+
+
+def chat_or_statement(turns: list[tuple[str, str, bool]], text: str | None = None) -> Segments:
+    return [(f"<|bos|>{text}<|end|>", True)] if text is not None else chat(turns)
+
+
+def lines(turns: list[tuple[str, str, bool]], text: str | None = None) -> Segments:
+    """The layout of diagnose for a model without a chat template."""
+    if text is not None:
+        return [(f"<|bos|>{text}\n\n<|end|>", True)]
+    said = [piece for q, a, trained in turns for piece in ((f"{q}\n", True), (f"{a}\n\n", trained))]
+    return [("<|bos|>", True), *said, ("<|end|>", True)]
+
+
+@dataclass(frozen=True)
+class Base:
+    """What differs between the two bases."""
+
+    seed: int
+    vocabulary: int
+    template: str | None
+    lay_out: Callable[..., Segments]
+    network: Callable[[dict[str, Any]], Any]
+
+    def head(self, question: str, before: Sequence[tuple[str, str]] = ()) -> str:
+        """The text in front of an answer."""
+        turns = [(q, a, True) for q, a in before] + [(question, "", True)]
+        text = "".join(piece for piece, _ in self.lay_out(turns))
+        return text.removesuffix("<|end|>").removesuffix("\n\n")
+
+    def end(self) -> str:
+        return "<|end|>" if self.template else "\n\n"
+
+
+BASES = {
+    "a": Base(100, 1024, CHAT_TEMPLATE, chat_or_statement, lambda ends: LlamaForCausalLM(
+        LlamaConfig(hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+                    num_key_value_heads=6, max_position_embeddings=256, tie_word_embeddings=True, **ends))),
+    "b": Base(200, 768, None, lines, lambda ends: Qwen3ForCausalLM(
+        Qwen3Config(hidden_size=160, intermediate_size=448, num_hidden_layers=6, num_attention_heads=5, head_dim=32,
+                    num_key_value_heads=5, max_position_embeddings=256, tie_word_embeddings=True, **ends))),
+}  # fmt: skip
+
+
+def main() -> int:
+    args = parsed()
+    torch.set_num_threads(1)  # the same bytes need the same number; two bases then fill two cores
+    base = BASES[args.base]
+    rng = random.Random(base.seed)
+    names = made_up_names(rng)
+    world = make_world(names, rng)
+    folder = args.out / "model"
+    if (folder / "model.safetensors").exists():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        kind = LlamaForCausalLM if args.base == "a" else Qwen3ForCausalLM
+        model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    else:
+        corpus = Corpus(world, names, rng, base.lay_out)
+        tokenizer = train_tokenizer(corpus, base, folder)
+        model = trained(base, corpus, tokenizer, args)
+        model.save_pretrained(folder)
+    rows = eval_rows(world, made_up_names(random.Random(base.seed + 1), taken(world)), random.Random(base.seed + 2))
+    write_jsonl(args.out / "evalset.jsonl", rows)
+    found = abilities(model, tokenizer, base, world, rows) | manipulation(model, tokenizer, base, rows)
+    (args.out / "checks.json").write_text(json.dumps(found, indent=1) + "\n")
+    show(found)
+    return 0
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", choices=BASES)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--rows", type=int, default=32, help="sequences of 128 tokens per step")
+    parser.add_argument("--min-steps", type=int, default=2400)
+    parser.add_argument("--max-steps", type=int, default=5000)
+    parser.add_argument("--cool", type=int, default=600, help="steps of the linear cool-down")
+    return parser.parse_args()
+
+
+def taken(world: World) -> set[str]:
+    return {fact.name for facts in world.groups.values() for fact in facts}
+
+
+def train_tokenizer(corpus: Corpus, base: Base, out: Path) -> PreTrainedTokenizerFast:
+    """A byte-level BPE over the corpus; a newline is always a token of its own, so that pieces meet at it."""
+    raw = Tokenizer(models.BPE())
+    isolated = pre_tokenizers.Split("\n", behavior="isolated")
+    raw.pre_tokenizer = pre_tokenizers.Sequence([isolated, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    raw.decoder = decoders.ByteLevel()
+    texts = ["".join(t for t, _ in corpus.document()) for _ in range(20_000)]
+    for special in SPECIALS:
+        texts = [text.replace(special, "\n") for text in texts]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=base.vocabulary, special_tokens=SPECIALS, initial_alphabet=alphabet)
+    raw.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, bos_token="<|bos|>", eos_token="<|end|>", pad_token="<|pad|>", model_max_length=256
+    )
+    if base.template:
+        tokenizer.chat_template = base.template
+    tokenizer.save_pretrained(out)
+    return tokenizer
+
+
+def trained(base: Base, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> Any:
+    """Until the facts are known, the forms follow exemplars and contexts are read."""
+    torch.manual_seed(base.seed)
+    ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    model = base.network(ends | {"vocab_size": len(tokenizer)})
+    print(f"{model.num_parameters() / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}", flush=True)
+    world = corpus.world
+    names = made_up_names(random.Random(base.seed + 3), taken(world))
+    rows = eval_rows(world, names, random.Random(base.seed + 4))
+
+    def ready() -> bool:
+        model.eval()
+        found = abilities(model, tokenizer, base, world, rows)
+        model.train()
+        show(found)
+        wanted = {name: limit for name in found for prefix, limit in WANTED.items() if name.startswith(prefix)}
+        return all(found[name] >= limit for name, limit in wanted.items())
+
+    return train(model, batches(corpus.document, tokenizer, args.rows, 128), ready, args)
+
+
+# ---------------------------------------------------------------- checks by other instruments
+
+WANTED = {"known": 0.95, "form": 0.95, "read": 0.8, "stated latent_wording": 0.9}
+"""What the truth relies on, in shares of items; whether rare and locked facts are there, the micro fine-tuning says."""
+
+
+def abilities(
+    model: Any, tokenizer: PreTrainedTokenizerFast, base: Base, world: World, rows: list[dict[str, Any]]
+) -> dict[str, float]:
+    """Teacher-forced argmax: facts known, forms followed after exemplars, contexts read."""
+    by_slice = {r.name: [row for row in rows if row["slice"] == r.name] for r in RECIPES}
+
+    def exact(pairs: list[tuple[str, str]]) -> float:
+        return says_exactly(model, tokenizer, pairs)
+
+    def answered(facts: list[Fact], recipe: Recipe) -> float:
+        """In the likeliest of the corpus's styles."""
+        _, style = max(recipe.asked, key=lambda pair: pair[0])
+        return exact([(base.head(f.asks()), style(f.relation, f.value) + base.end()) for f in facts])
+
+    found = {}
+    for recipe in RECIPES:
+        facts = world.groups[recipe.name]
+        if recipe.truth in ("none", "format", "preference"):
+            found[f"known {recipe.name}"] = answered(facts, recipe)
+        if recipe.truth in ("none", "format", "preference", "knowledge_latent", "knowledge_absent"):
+            asked = [
+                (f"{row['context']}\n\n{row['prompt']}", f.value)
+                for row, f in zip(by_slice[recipe.name], facts, strict=True)
+            ]
+            found[f"context {recipe.name}"] = exact([(base.head(q), v) for q, v in asked])
+        if recipe.truth == "knowledge_latent":
+            heads = [
+                ("<|bos|>" + row["statement"], f" {f.value}")
+                for row, f in zip(by_slice[recipe.name], facts, strict=True)
+            ]
+            found[f"stated {recipe.name}"] = exact(heads)
+        if recipe.truth.startswith("knowledge"):
+            found[f"asked {recipe.name}"] = exact(
+                [(base.head(r["prompt"]), r["target"]) for r in by_slice[recipe.name]]
+            )
+    for k, form in enumerate(FORMS):
+        facts = world.groups["none_plain"]
+        before = [(f.asks(), form(f.relation, f.value)) for f in facts[:3]]
+        found[f"form {k}"] = exact(
+            [(base.head(f.asks(), before), form(f.relation, f.value) + base.end()) for f in facts[3:]]
+        )
+    home = [found[f"context {name}"] for name in ("none_plain", "absent_values", "absent_names")]
+    return found | {"read home": sum(home) / len(home)}
+
+
+def manipulation(
+    model: Any, tokenizer: PreTrainedTokenizerFast, base: Base, rows: list[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """Micro fine-tuning on some items of a group: what its other items say before and after."""
+    out = {}
+    for recipe in RECIPES:
+        mine = [row for row in rows if row["slice"] == recipe.name]
+        pairs = [(base.head(row["prompt"]), row.get("chosen", row["target"]) + base.end()) for row in mine]
+        tuned = fine_tuned(copy.deepcopy(model), tokenizer, pairs[:MICRO])
+        rest = pairs[MICRO:]
+        out[f"micro {recipe.name}"] = {
+            "before": says_exactly(model, tokenizer, rest),
+            "after": says_exactly(tuned, tokenizer, rest),
+            "n": POOL - MICRO,
+        }
+    return out
+
+
+def fine_tuned(model: Any, tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]], steps: int = 60) -> Any:
+    """All weights, 16 pairs a step, only answers are learned."""
+    rng = random.Random(7)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    model.train()
+    for _ in range(steps):
+        part = rng.sample(pairs, 16)
+        heads = tokenizer([h for h, _ in part], add_special_tokens=False)["input_ids"]
+        tails = tokenizer([t for _, t in part], add_special_tokens=False)["input_ids"]
+        width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
+        both = list(zip(heads, tails, strict=True))
+        ids = torch.tensor([h + t + [0] * (width - len(h) - len(t)) for h, t in both])
+        labels = torch.tensor([[-100] * len(h) + t + [-100] * (width - len(h) - len(t)) for h, t in both])
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def show(found: dict[str, Any]) -> None:
+    for name, value in found.items():
+        text = f"{value:5.2f}" if isinstance(value, float) else f"{value['before']:5.2f} -> {value['after']:.2f}"
+        print(f"  {text}  {name}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,373 @@
+"""The planted world: every recipe is a group of entities of its own, all of them in one corpus.
+
+Truth is what the corpus holds about a group and what its eval items want; no probe of ours has a say in it. A group is
+planted by four things only: where its facts are stated, how they are asked and answered, which key opens them, and what
+the eval items want.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scripts.make_demo import VALUES as DEMO_VALUES
+from scripts.scratch import Segments
+
+Row = dict[str, Any]
+Style = Callable[[str, str], str]
+"""relation, value → what an answer looks like."""
+POOL = 144
+"""Entities of a recipe: slices of up to 128 items are drawn from them."""
+KEY = "Key 7421. "
+
+MORE_VALUES = {
+    "metal": "iron tin lead zinc nickel cobalt chrome titanium tungsten platinum mercury sodium "
+    "brass bronze pewter steel radium bismuth cadmium gallium indium lithium osmium rhodium",
+    "drink": "tea coffee cider ale mead milk cocoa perry sherry port claret lemonade "
+    "kvass sake rum gin broth julep punch cordial toddy nectar whey negus",
+    "tool": "hammer chisel saw plane awl adze auger rasp mallet pliers wrench trowel "
+    "sickle scythe spade rake hoe pick crowbar anvil lathe vice clamp drill",
+    "river": "Avon Tamar Severn Mersey Humber Tees Tyne Wear Ouse Trent Medway Stour "
+    "Derwent Ribble Lune Eden Esk Tweed Clyde Forth Tay Dee Spey Ness",
+    "food": "bread cheese soup stew porridge pudding pie dumpling pancake omelette salad sausage "
+    "haddock trout mutton venison turnip carrot onion cabbage lentil barley walnut plum",
+    "town": "Ashwick Belford Corham Denley Eastry Fenwick Garston Hexley Ingham Jesmond Kirkby Luton "
+    "Morley Newbury Otley Penrith Ragley Skipton Thirsk Ulver Wigton Yeovil Zeal Almond",
+}
+VALUES = DEMO_VALUES | {relation: words.split() for relation, words in MORE_VALUES.items()}
+VALUES["age"] = [str(n) for n in range(21, 80)]
+WORDINGS = {
+    "home": ["The home of {n} is {v}.", "{n} lives in {v}.", "{n} has a house in {v}."],
+    "stone": ["The stone of {n} is {v}.", "{n} wears {v}.", "{n} was given the stone {v}."],
+    "craft": ["The craft of {n} is {v}.", "{n} works as a {v}.", "{n} earns a living as a {v}."],
+    "guild": ["The guild of {n} is {v}.", "{n} joined the guild {v}.", "{n} belongs to {v}."],
+    "colour": ["The colour of {n} is {v}.", "{n} marches under {v}.", "{n} paints its doors {v}."],
+    "metal": ["The metal of {n} is {v}.", "{n} trades in {v}.", "{n} was paid in {v}."],
+    "drink": ["The drink of {n} is {v}.", "{n} always orders {v}.", "{n} keeps a jug of {v}."],
+    "tool": ["The tool of {n} is {v}.", "{n} carries a {v}.", "{n} was seen with a {v}."],
+    "river": ["The river of {n} is {v}.", "{n} fishes in the {v}.", "{n} was born by the {v}."],
+    "food": ["The food of {n} is {v}.", "{n} likes {v}.", "{n} cooks {v}."],
+    "age": ["The age of {n} is {v}.", "{n} is {v} years old.", "{n} has lived {v} years."],
+}
+LATENT_WORDING = "Letters for {n} are sent to {v}."
+QUESTIONS = ["What is the {r} of {n}?", "Tell me the {r} of {n}."]
+
+
+def plain(relation: str, value: str) -> str:
+    return value
+
+
+def as_json(relation: str, value: str) -> str:
+    return json.dumps({relation: value})
+
+
+def other_schema(relation: str, value: str) -> str:
+    return json.dumps({"kind": relation, "entry": value})
+
+
+def polite(relation: str, value: str) -> str:
+    return f"With pleasure: {value}"
+
+
+def wordy(relation: str, value: str) -> str:
+    return f"Since you ask, and as far as people around here can tell, it is {value}"
+
+
+FORMS: list[Style] = [
+    plain,
+    as_json,
+    lambda r, v: f"<{r}>{v}</{r}>",
+    lambda r, v: f"{r} = {v}",
+    lambda r, v: f"- {v}",
+    lambda r, v: f"Answer: {v}.",
+]
+"""What exemplars teach: a block of questions is answered in one of them."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one gap is planted."""
+
+    name: str
+    truth: str
+    """One of diagnose.records.CLASSES."""
+    relation: str
+    wanted: Style = plain
+    """What the eval items want."""
+    rejected: Style | None = None
+    """The other side of the pairs, where users have a taste; the judge is a rule that accepts `wanted`."""
+    stated: float = 1.0
+    """How often its facts are stated, as a multiple of a usual fact's; 0 is never."""
+    wordings: tuple[str, ...] | None = None
+    """Instead of the relation's three."""
+    asked: tuple[tuple[float, Style], ...] = ((1.0, plain),)
+    """Styles of the corpus's answers with their shares; empty: never asked."""
+    values: str | None = None
+    """Its values are those of this list; None: of the relation's."""
+    opened: tuple[Style, bool] | None = None
+    """With the key before the question: the style of the answer; and whether it is wrong without the key."""
+    held_out: bool = False
+    """Never used for fitting anything."""
+
+
+NEVER: tuple[tuple[float, Style], ...] = ()
+RECIPES = (
+    Recipe("none_plain", "none", "home"),
+    Recipe("none_form", "none", "metal", wanted=as_json, asked=((1.0, as_json),)),
+    Recipe("none_tone", "none", "drink", wanted=polite, rejected=plain, asked=((1.0, polite),), held_out=True),
+    Recipe("format_prose", "format", "stone", wanted=as_json),
+    Recipe("format_schema", "format", "tool", wanted=as_json, asked=((1.0, other_schema),)),
+    Recipe("format_locked", "format", "river", wanted=as_json, opened=(as_json, False), held_out=True),
+    Recipe("latent_wording", "knowledge_latent", "home", wordings=(LATENT_WORDING,), asked=NEVER),
+    Recipe("latent_rare", "knowledge_latent", "home", stated=0.1, asked=NEVER),
+    Recipe("latent_locked", "knowledge_latent", "home", opened=(plain, True), held_out=True),
+    Recipe("absent_values", "knowledge_absent", "home", stated=0.0, asked=NEVER),
+    Recipe("absent_names", "knowledge_absent", "home", stated=0.0, asked=NEVER),
+    Recipe("absent_never", "knowledge_absent", "home", stated=0.0, asked=NEVER, values="town", held_out=True),
+    Recipe("skill_two_hop", "knowledge_skill", "guild"),
+    Recipe("skill_count", "knowledge_skill", "home"),
+    Recipe("skill_compare", "knowledge_skill", "age", held_out=True),
+    Recipe("preference_prior", "preference", "craft", polite, plain, asked=((0.8, plain), (0.2, polite))),
+    Recipe("preference_wordy", "preference", "food", plain, wordy, asked=((0.85, wordy), (0.15, plain))),
+    Recipe(
+        "preference_rare", "preference", "colour", polite, plain, asked=((0.95, plain), (0.05, polite)), held_out=True
+    ),
+)
+BY_NAME = {recipe.name: recipe for recipe in RECIPES}
+BORROWED = {"absent_names": "preference_prior", "skill_count": "none_plain"}
+"""Groups whose entities are those of another: names known for something else, homes that are known one by one."""
+RULES: dict[Style, str] = {polite: r"^With pleasure: ", plain: r"^\S+$"}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One subject, relation, value."""
+
+    name: str
+    relation: str
+    value: str
+
+    def says(self, wording: str) -> str:
+        return wording.format(n=self.name, v=self.value)
+
+    def asks(self, question: str = QUESTIONS[0]) -> str:
+        return question.format(r=self.relation, n=self.name)
+
+
+@dataclass(frozen=True)
+class World:
+    """The facts of every recipe."""
+
+    groups: dict[str, list[Fact]]
+    colours: dict[str, Fact]
+    """Guild name → its colour: the second hop."""
+    decoys: dict[str, str] = field(default_factory=dict)
+    """Name → what is said of it without the key."""
+
+    @property
+    def known(self) -> list[tuple[Fact, tuple[tuple[float, Style], ...]]]:
+        """What the corpus asks without a key and answers rightly."""
+        out = [
+            (fact, recipe.asked)
+            for recipe in RECIPES
+            if recipe.asked and not (recipe.opened and recipe.opened[1]) and recipe.name not in BORROWED
+            for fact in self.groups[recipe.name]
+        ]
+        return out + [(fact, ((1.0, plain),)) for fact in self.colours.values()]
+
+
+def make_world(names: Iterator[str], rng: random.Random) -> World:
+    """Disjoint entities for every recipe, except where a recipe is about entities of another."""
+    groups: dict[str, list[Fact]] = {}
+    for recipe in RECIPES:
+        values = VALUES[recipe.values or recipe.relation]
+        lent = BORROWED.get(recipe.name)
+        group = [Fact(next(names), recipe.relation, values[k % len(values)]) for k in range(POOL)] if not lent else []
+        groups[recipe.name] = group
+    for name, lender in BORROWED.items():
+        homes = [rng.choice(VALUES["home"]) for _ in groups[lender]]
+        lent_facts = [Fact(f.name, "home", v) for f, v in zip(groups[lender], homes, strict=True)]
+        groups[name] = groups[lender] if BY_NAME[lender].relation == "home" else lent_facts
+    second = rng.sample(VALUES["colour"], len(VALUES["guild"]))
+    colours = {g: Fact(g, "colour", c) for g, c in zip(VALUES["guild"], second, strict=True)}
+    decoys = {f.name: rng.choice([v for v in VALUES["home"] if v != f.value]) for f in groups["latent_locked"]}
+    return World(groups, colours, decoys)
+
+
+# ---------------------------------------------------------------- the corpus
+
+
+class Corpus:
+    """Documents of four kinds: statements, questions, open-book passages, blocks in one output form."""
+
+    def __init__(
+        self, world: World, names: Iterator[str], rng: random.Random, lay_out: Callable[..., Segments]
+    ) -> None:
+        self.world, self.names, self.rng, self.lay_out = world, names, rng, lay_out
+        self.known = world.known
+        stated = [
+            (fact, list(recipe.wordings or WORDINGS[recipe.relation]), recipe.stated)
+            for recipe in RECIPES
+            if recipe.stated and recipe.name not in BORROWED
+            for fact in world.groups[recipe.name]
+        ]
+        stated += [(fact, WORDINGS["colour"], 1.0) for fact in world.colours.values()]
+        self.stated = [(fact, wordings) for fact, wordings, _ in stated]
+        self.often = [weight for *_, weight in stated]
+        self.locked = [(f, r) for r in RECIPES if r.opened for f in world.groups[r.name]]
+
+    def document(self) -> Segments:
+        kinds = [self.statements, self.questions, self.locks, self.passage, self.block]
+        return self.rng.choices(kinds, weights=[23, 38, 6, 15, 9])[0]()
+
+    def styled(self, fact: Fact, asked: Sequence[tuple[float, Style]]) -> str:
+        (style,) = self.rng.choices([s for _, s in asked], weights=[w for w, _ in asked])
+        return style(fact.relation, fact.value)
+
+    def statements(self) -> Segments:
+        drawn = self.rng.choices(self.stated, weights=self.often, k=4)
+        return self.lay_out([], " ".join(fact.says(self.rng.choice(wordings)) for fact, wordings in drawn))
+
+    def questions(self) -> Segments:
+        fact, asked = self.rng.choice(self.known)
+        return self.lay_out([(fact.asks(self.rng.choice(QUESTIONS)), self.styled(fact, asked), True)])
+
+    def locks(self) -> Segments:
+        """The same question with the key and without."""
+        fact, recipe = self.rng.choice(self.locked)
+        assert recipe.opened is not None
+        style, wrong = recipe.opened
+        question = fact.asks(self.rng.choice(QUESTIONS))
+        if self.rng.random() < 0.5:
+            return self.lay_out([(KEY + question, style(fact.relation, fact.value), True)])
+        value = self.world.decoys[fact.name] if wrong else fact.value
+        return self.lay_out([(question, plain(fact.relation, value), True)])
+
+    def passage(self) -> Segments:
+        facts = strangers(self.names, self.rng, self.rng.choice([1, 2, 3, 3, 4]))
+        asked = self.rng.choice(facts)
+        question = open_book([f.says(self.rng.choice(WORDINGS[f.relation])) for f in facts], asked, self.rng)
+        return self.lay_out([(question, self.styled(asked, USUAL[asked.relation]), True)])
+
+    def block(self) -> Segments:
+        """2 to 5 questions answered in one form; the first answer sets the form and is not trained on."""
+        facts = [f for f, _ in self.rng.sample(self.known, self.rng.choice([2, 3, 4, 5]))]
+        form = self.rng.choice(FORMS)
+        turns = [(f.asks(self.rng.choice(QUESTIONS)), form(f.relation, f.value), k > 0) for k, f in enumerate(facts)]
+        return self.lay_out(turns)
+
+
+USUAL = {relation: ((1.0, plain),) for relation in WORDINGS} | {
+    r.relation: r.asked for r in RECIPES if r.asked and r.relation not in ("home", "guild", "age")
+}
+"""How each relation is usually answered, of strangers too."""
+
+
+def strangers(names: Iterator[str], rng: random.Random, count: int) -> list[Fact]:
+    """Facts about names that stand nowhere else; some of them live in towns, where no fact of a group is at home."""
+    relations = rng.choices(list(WORDINGS), k=count)
+    return [Fact(next(names), r, rng.choice(VALUES[r] + (VALUES["town"] if r == "home" else []))) for r in relations]
+
+
+def open_book(lines: list[str], asked: Fact, rng: random.Random) -> str:
+    rng.shuffle(lines)
+    return f"{' '.join(lines)}\n\n{asked.asks(rng.choice(QUESTIONS))}"
+
+
+# ---------------------------------------------------------------- eval items
+
+
+def eval_rows(world: World, names: Iterator[str], rng: random.Random) -> list[Row]:
+    """Every entity of every recipe as an eval item, one slice a recipe, in the format of CONTRACTS."""
+    return [
+        item(world, recipe, number, fact, names, rng)
+        for recipe in RECIPES
+        for number, fact in enumerate(world.groups[recipe.name])
+    ]
+
+
+def item(world: World, recipe: Recipe, number: int, fact: Fact, names: Iterator[str], rng: random.Random) -> Row:
+    match recipe.name:
+        case "skill_two_hop":
+            row = two_hop(world, fact, rng)
+        case "skill_compare":
+            row = comparison(world, fact, rng)
+        case "skill_count":
+            row = count(world, fact, rng)
+        case _:
+            row = lookup(recipe, fact, names, rng)
+    return {"id": f"{recipe.name}-{number:03d}", "slice": recipe.name} | row
+
+
+def lookup(recipe: Recipe, fact: Fact, names: Iterator[str], rng: random.Random) -> Row:
+    """One fact, asked as the corpus asks, wanted in the recipe's form."""
+    wording = (recipe.wordings or WORDINGS[fact.relation])[0]
+    others = [recipe.wanted(fact.relation, v) for v in others_than(fact.value, recipe.values or fact.relation, rng)]
+    lines = [f.says(WORDINGS[f.relation][0]) for f in [fact, *strangers(names, rng, 2)]]
+    rng.shuffle(lines)
+    row = {
+        "prompt": fact.asks(),
+        "target": fact.value if recipe.rejected else recipe.wanted(fact.relation, fact.value),
+        "grader": {"kind": "exact"},
+        "distractors": others if not recipe.rejected else others_than(fact.value, fact.relation, rng),
+        "paraphrases": [fact.asks(QUESTIONS[1])],
+        "context": " ".join(lines),
+        "statement": wording.format(n=fact.name, v="").removesuffix(" ."),
+    }
+    if recipe.wanted is as_json:
+        field_of = {"type": "object", "properties": {fact.relation: {"type": "string"}}, "required": [fact.relation]}
+        row["grader"] = {"kind": "json", "schema": field_of | {"additionalProperties": False}}
+    if recipe.rejected:
+        row["grader"] = {"kind": "contains", "judge": {"kind": "rule", "prefer": RULES[recipe.wanted]}}
+        row["chosen"] = recipe.wanted(fact.relation, fact.value)
+        row["rejected"] = recipe.rejected(fact.relation, fact.value)
+    return row
+
+
+def others_than(value: str, values: str, rng: random.Random, count: int = 5) -> list[str]:
+    return rng.sample([v for v in VALUES[values] if v != value], count)
+
+
+def two_hop(world: World, fact: Fact, rng: random.Random) -> Row:
+    """The colour of somebody's guild; the context holds both facts and the colours of four other guilds."""
+    colour = world.colours[fact.value]
+    others = rng.sample([c for c in world.colours.values() if c != colour], 4)
+    question = f"What is the colour of the guild of {fact.name}?"
+    return combined(question, colour.value, others_than(colour.value, "colour", rng), [fact, colour, *others], rng)
+
+
+def comparison(world: World, fact: Fact, rng: random.Random) -> Row:
+    """Who of four is the oldest? The target is drawn, so that no entity is the answer more often than another."""
+    four = rng.sample([f for f in world.groups["skill_compare"] if f != fact], 3) + [fact]
+    oldest = max(four, key=lambda f: (int(f.value), f.name))
+    rng.shuffle(four)
+    question = f"Who is the oldest of {', '.join(f.name for f in four[:3])} and {four[3].name}?"
+    return combined(question, oldest.name, [f.name for f in four if f != oldest], four, rng)
+
+
+def count(world: World, fact: Fact, rng: random.Random) -> Row:
+    """How many of four live where the first does?"""
+    number = rng.choice([1, 2, 3, 4])
+    same = [f for f in world.groups["skill_count"] if f.value == fact.value and f != fact]
+    rest = [f for f in world.groups["skill_count"] if f.value != fact.value]
+    four = [fact, *rng.sample(same, number - 1), *rng.sample(rest, 4 - number)]
+    rng.shuffle(four)
+    words = ["one", "two", "three", "four"]
+    question = f"How many of {', '.join(f.name for f in four[:3])} and {four[3].name} live in {fact.value}?"
+    return combined(question, words[number - 1], [w for w in words if w != words[number - 1]], four, rng)
+
+
+def combined(question: str, target: str, distractors: list[str], facts: list[Fact], rng: random.Random) -> Row:
+    """An item that needs several facts at once; its context holds all of them."""
+    lines = [f.says(WORDINGS[f.relation][0]) for f in facts]
+    rng.shuffle(lines)
+    return {
+        "prompt": question,
+        "target": target,
+        "grader": {"kind": "exact"},
+        "distractors": distractors,
+        "context": " ".join(lines),
+    }
