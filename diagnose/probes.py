@@ -53,7 +53,7 @@ def climb(
     _control(items, log)
     _climb_failures(model, items, evalset, settings, log)
     _climb_passes(model, items, settings, log)
-    for members, judge in _by_judge(items, judges):
+    for members, judge in by_judge(items, judges):
         log.ask(judge, [a for i in members for a in judgements(i, log)])
     if "paraphrased" in on:
         some = _some([i for i in items if i.paraphrases], settings.paraphrased_items)
@@ -125,7 +125,7 @@ def _some(items: list[EvalItem], limit: int) -> list[EvalItem]:
     return out
 
 
-def _by_judge(items: list[EvalItem], judges: Judges) -> Iterator[tuple[list[EvalItem], Model]]:
+def by_judge(items: list[EvalItem], judges: Judges) -> Iterator[tuple[list[EvalItem], Model]]:
     """Items together with the model that judges them; a rule needs no model."""
     groups: dict[str, list[EvalItem]] = {}
     for item in items:

@@ -8,9 +8,11 @@ from math import exp
 from diagnose.answers import AnswerLog, Ask
 from diagnose.config import ProbesConfig
 from diagnose.evalset import EvalSet
+from diagnose.evidence import lost_to_reference
 from diagnose.grade import prefers
+from diagnose.judge import Judges
 from diagnose.model import Model
-from diagnose.probes import given, plain, sampled, shaped
+from diagnose.probes import by_judge, given, judgements, paraphrased, plain, sampled, shaped
 from diagnose.records import EvalItem, Prompt
 
 JUDGED_SAMPLES = 4
@@ -25,12 +27,21 @@ class Measurement:
     items: dict[str, EvalItem]
 
     def success(self, item: str, probe: str = "plain") -> bool | None:
-        """Would production accept the first answer: strict, and liked where the item has a rule? None: unscored."""
-        answers = self.log.of_item(probe, item)
-        if not answers or answers[0].strict is None:
+        """Would production accept the first answer: strict, and liked where the item has a judge? None: unscored.
+
+        A judge that is a model has read plain answers only; one is liked if it does not lose to `chosen`.
+        """
+        answers, asked = self.log.of_item(probe, item), self.items[item]
+        if not answers or (asked.graded and answers[0].strict is None):
             return None
-        accepted = prefers(self.items[item], answers[0].text)
-        return bool(answers[0].strict) and accepted is not False
+        if asked.graded and not answers[0].strict:
+            return False
+        if asked.judge is None:
+            return True if asked.graded else None
+        if asked.judge["kind"] == "rule":
+            return prefers(asked, answers[0].text)
+        lost = lost_to_reference(asked, self.log) if probe == "plain" else None
+        return None if lost is None else not lost
 
     def accepted(self, item: str) -> list[bool | None]:
         """Of the right samples: does the rule accept them?"""
@@ -54,8 +65,10 @@ class Measurement:
         return exp(scored[0].logprob / scored[0].tokens)
 
 
-def measure(model: Model, evalset: EvalSet, probes: ProbesConfig, arms: list[str], log: AnswerLog) -> Measurement:
-    """plain and every arm on ALL items, paraphrases where there are some, and the confidence of each answer."""
+def measure(
+    model: Model, evalset: EvalSet, probes: ProbesConfig, arms: list[str], log: AnswerLog, judges: Judges
+) -> Measurement:
+    """plain and every arm on ALL items, paraphrases where there are some, the confidence of each answer, the judges."""
     items = evalset.items
     log.ask(model, [plain(i) for i in items])
     if "prompt" in arms:
@@ -65,14 +78,10 @@ def measure(model: Model, evalset: EvalSet, probes: ProbesConfig, arms: list[str
     log.ask(model, [sampled(i, replace(probes, samples=JUDGED_SAMPLES)) for i in items if i.judge])
     log.ask(model, [a for i in items for a in paraphrased(i)])
     log.ask(model, [a for i in items if (a := confidence(i, log.get("plain", i.id).text))])
+    for members, judge in by_judge(items, judges):
+        duels = [a for i in members for a in judgements(i, log) if a.probe in ("judged", "reward")]
+        log.ask(judge, duels)
     return Measurement(log, {i.id: i for i in items})
-
-
-def paraphrased(item: EvalItem) -> list[Ask]:
-    """The same question in other words."""
-    role = item.turns[-1][0]
-    prompts = [Prompt((*item.turns[:-1], (role, text))) for text in item.paraphrases]
-    return [Ask(probe="paraphrased", item=item.id, prompt=p, graded=item, draw=d) for d, p in enumerate(prompts)]
 
 
 def confidence(item: EvalItem, text: str) -> Ask | None:

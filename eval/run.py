@@ -108,7 +108,7 @@ def ask(
     out.mkdir(parents=True, exist_ok=True)
     with Bars(out.name) as bars:
         log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read)
-        found = measure(model, evalset, probes, config.arms, log)
+        found = measure(model, evalset, probes, config.arms, log, judges)
     del model
     gc.collect()
     import torch

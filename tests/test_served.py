@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import planted_rows, run_verb
+from conftest import WANTED_TONE, ScriptedModel, planted_rows, run_verb
 from scripted_server import BASE, JUDGE, ScriptedServer
 from test_planted import EXPECTED, PURE
 
@@ -390,6 +391,35 @@ def test_a_judge_is_believed_in_both_orders_only(toned: Rows, diagnose: Any, kin
         assert measured["position_bias"] == {"polite": 0.0, "always A": 1.0}[kind]
         assert measured["accuracy"] == {"polite": 1.0, "always A": 0.0}[kind]
         assert verdicts["disliked"].preferred.k == {"polite": 0, "always A": 36}[kind]
+
+
+def test_eval_asks_the_judge_about_base_and_run(toned: Rows, tmp_path: Path) -> None:
+    from diagnose.answers import AnswerLog
+    from diagnose.evalset import read_evalset
+    from eval.ask import measure
+    from eval.compare import pairs
+
+    class Tuned(ScriptedModel):
+        """What training was for: it says everything in the wanted tone."""
+
+        def _say(self, prompt: Prompt, rng: random.Random, temperature: float) -> str:
+            return WANTED_TONE + super()._say(prompt, rng, 0.0).removeprefix(WANTED_TONE)
+
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in toned))
+    evalset = read_evalset(EvalSetConfig(path=str(path)))
+    with ScriptedServer(toned) as server:
+        judges = Judges(judge_of(server))
+        base, tuned = (
+            measure(kind(toned), evalset, ProbesConfig(), ["prompt"], AnswerLog(tmp_path / name, 0), judges)
+            for name, kind in (("base", ScriptedModel), ("tuned", Tuned))
+        )
+        assert {row["messages"][0]["content"].count("Answer A:") for row in server.asked} == {1}
+    disliked = [i for i in base.items.values() if i.slices == ("disliked",)]
+    liked = [i for i in base.items.values() if i.slices == ("liked",)]
+    assert pairs(base, tuned, disliked)[1].tolist() == [[0.0, 1.0]] * len(disliked)
+    assert pairs(base, tuned, liked)[1].tolist() == [[1.0, 1.0]] * len(liked)
+    assert base.success(disliked[0].id, "shaped") is None, "nobody judged what exemplars made of it"
 
 
 def graded_by_a_model() -> Rows:
