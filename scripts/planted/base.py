@@ -23,8 +23,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from scripts.make_demo import CHAT_TEMPLATE, SPECIALS, chat, made_up_names, write_jsonl
-from scripts.planted.world import FORMS, POOL, RECIPES, Corpus, Fact, Recipe, World, eval_rows, make_world
+from scripts.make_demo import CHAT_TEMPLATE, SPECIALS, Fact, chat, made_up_names, write_jsonl
+from scripts.planted.world import FORMS, POOL, RECIPES, Corpus, Recipe, World, eval_rows, make_world
 from scripts.scratch import Segments, batches, says_exactly, train
 
 MICRO = 64

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from scripts.make_demo import LATENT_WORDING, QUESTIONS, Fact
 from scripts.make_demo import VALUES as DEMO_VALUES
+from scripts.make_demo import WORDINGS as DEMO_WORDINGS
 from scripts.scratch import Segments
 
 Row = dict[str, Any]
@@ -39,12 +41,7 @@ MORE_VALUES = {
 }
 VALUES = DEMO_VALUES | {relation: words.split() for relation, words in MORE_VALUES.items()}
 VALUES["age"] = [str(n) for n in range(21, 80)]
-WORDINGS = {
-    "home": ["The home of {n} is {v}.", "{n} lives in {v}.", "{n} has a house in {v}."],
-    "stone": ["The stone of {n} is {v}.", "{n} wears {v}.", "{n} was given the stone {v}."],
-    "craft": ["The craft of {n} is {v}.", "{n} works as a {v}.", "{n} earns a living as a {v}."],
-    "guild": ["The guild of {n} is {v}.", "{n} joined the guild {v}.", "{n} belongs to {v}."],
-    "colour": ["The colour of {n} is {v}.", "{n} marches under {v}.", "{n} paints its doors {v}."],
+WORDINGS = DEMO_WORDINGS | {
     "metal": ["The metal of {n} is {v}.", "{n} trades in {v}.", "{n} was paid in {v}."],
     "drink": ["The drink of {n} is {v}.", "{n} always orders {v}.", "{n} keeps a jug of {v}."],
     "tool": ["The tool of {n} is {v}.", "{n} carries a {v}.", "{n} was seen with a {v}."],
@@ -52,8 +49,6 @@ WORDINGS = {
     "food": ["The food of {n} is {v}.", "{n} likes {v}.", "{n} cooks {v}."],
     "age": ["The age of {n} is {v}.", "{n} is {v} years old.", "{n} has lived {v} years."],
 }
-LATENT_WORDING = "Letters for {n} are sent to {v}."
-QUESTIONS = ["What is the {r} of {n}?", "Tell me the {r} of {n}."]
 
 
 def plain(relation: str, value: str) -> str:
@@ -140,21 +135,6 @@ BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 BORROWED = {"absent_names": "preference_prior", "skill_count": "none_plain"}
 """Groups whose entities are those of another: names known for something else, homes that are known one by one."""
 RULES: dict[Style, str] = {polite: r"^With pleasure: ", plain: r"^\S+$"}
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One subject, relation, value."""
-
-    name: str
-    relation: str
-    value: str
-
-    def says(self, wording: str) -> str:
-        return wording.format(n=self.name, v=self.value)
-
-    def asks(self, question: str = QUESTIONS[0]) -> str:
-        return question.format(r=self.relation, n=self.name)
 
 
 @dataclass(frozen=True)
