@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ def with_adapter(model: Any, path: str) -> Any:
         if not any((Path(path) / name).is_file() for name in names):
             raise BadInput(f"model.adapter={path}: holds no {names[0]}; expected a directory saved by PEFT")
     try:
-        adapted = PeftModel.from_pretrained(model, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an attribute's old name
+            adapted = PeftModel.from_pretrained(model, path)
         wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         missing = set(wanted) - set(load_peft_weights(path, device="cpu"))
     except Exception as error:  # of PEFT, of safetensors, of the JSON inside; each is about this directory
