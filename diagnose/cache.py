@@ -19,6 +19,15 @@ class RoomyLayer(DynamicLayer):
     """Tokens that are expected, and made room for whenever the room is used up."""
     _stores: Pair | None = None
 
+    @classmethod
+    def behind(cls, head: Pair, rows: int, room: int) -> RoomyLayer:
+        """Rows that have all read the same head [1, heads, length, size]; it is copied with the first new tokens."""
+        layer = cls()
+        layer.lazy_initialization(*head)
+        layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in head)
+        layer.room = room
+        return layer
+
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any) -> Pair:
         """See DynamicLayer."""
         start, new = self.get_seq_length(), key_states.shape[-2]

@@ -53,7 +53,7 @@ def decode(
     Returns:
         New token ids per row; rows of one prompt stand together.
     """
-    start = reader.prefill(prompts).rows([i for i in range(len(prompts)) for _ in range(copies)])
+    start = reader.prefill(prompts, steps).rows([i for i in range(len(prompts)) for _ in range(copies)])
     cache, logits, width = start.cache, start.logits, start.mask.shape[1]
     if width >= ROOMY:
         make_room(cache, steps)

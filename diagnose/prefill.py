@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from diagnose.cache import Pair
+from diagnose.cache import Pair, RoomyLayer
 
 WORTH_SHARING = 8
 """Ids that all prompts of a batch must start with to be computed once."""
@@ -46,14 +45,14 @@ class Reader:
         self._head: list[int] = []
         self._pairs: list[Pair] = []
 
-    def prefill(self, prompts: list[list[int]]) -> Prefill:
-        """One forward pass over the prompts, padded on the left."""
+    def prefill(self, prompts: list[list[int]], room: int = 0) -> Prefill:
+        """One forward pass over the prompts, padded on the left; `room` tokens are expected behind them."""
         shared = _shared(prompts) if self._shares else 0
         tails = [p[shared:] for p in prompts]
         width = max(map(len, tails))
         ids = self.tensor([[self.pad] * (width - len(t)) + t for t in tails])
         mask = self.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in tails])
-        cache = self._behind(prompts[0][:shared], len(prompts)) if shared else None
+        cache = self._behind(prompts[0][:shared], len(prompts), room) if shared else None
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
         padded = any(len(t) < width for t in tails)
         out = self.forward(ids, mask if padded else None, positions, cache, logits_to_keep=1)
@@ -88,16 +87,13 @@ class Reader:
         """On the network's device."""
         return torch.tensor(rows, device=self.device)
 
-    def _behind(self, head: list[int], rows: int) -> DynamicCache:
+    def _behind(self, head: list[int], rows: int, room: int) -> DynamicCache:
         """A cache in which every row has read the head."""
         if head != self._head:
             out = self.network(input_ids=self.tensor([head]), use_cache=True, logits_to_keep=1)
             self._head, self._pairs = head, [(layer.keys, layer.values) for layer in out.past_key_values.layers]
         cache = DynamicCache()
-        for keys, values in self._pairs:
-            layer = DynamicLayer()
-            layer.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1))
-            cache.layers.append(layer)
+        cache.layers = [RoomyLayer.behind(pair, rows, room) for pair in self._pairs]
         return cache
 
 
