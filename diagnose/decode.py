@@ -16,6 +16,8 @@ Uniforms = np.ndarray
 """[rows, steps] numbers in [0, 1); one per sampled token."""
 ROOMY = 64
 """From so many tokens on, a cache that grows in place is cheaper than one copied at every token (2 CPU cores)."""
+AT_ONCE = 1 << 24
+"""Log-probabilities that are held as 32-bit floats at once; a whole batch of them can outweigh the model."""
 
 
 def uniforms(keys: Sequence[str], steps: int) -> Uniforms:
@@ -119,9 +121,9 @@ def _score_rest(reader: Reader, start: Prefill, tails: list[list[int]]) -> torch
     real = reader.tensor([[1] * (len(t) - 1) + [0] * (width + 1 - len(t)) for t in tails])
     positions = start.mask.sum(-1, keepdim=True) + torch.arange(width, device=reader.device)
     logits = reader.forward(ids, torch.cat([start.mask, real], 1), positions, start.cache).logits
+    said = reader.tensor([t[1:] + [reader.pad] * (width + 1 - len(t)) for t in tails])
     sums = []
-    for row, tail in enumerate(tails):
-        # Row by row: in 32-bit floats, a whole batch would be several times the model's own memory.
-        said = logits[row, : len(tail) - 1].float().log_softmax(-1)
-        sums.append(said.gather(1, reader.tensor([tail[1:]]).T).double().sum())
-    return torch.stack(sums)
+    for at in torch.arange(len(tails)).split(max(1, AT_ONCE // logits[0].numel())):
+        logp = logits[at].float().log_softmax(-1).gather(2, said[at, :, None]).squeeze(2).double()
+        sums.append(logp.masked_fill(real[at] == 0, 0.0).sum(1))
+    return torch.cat(sums)

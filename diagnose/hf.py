@@ -147,7 +147,8 @@ class HFModel:
 
         from diagnose.decode import score
 
-        split = [self._split(p, c) for p, c in zip(prompts, continuations, strict=True)]
+        alone = {p: self.encode(p) for p in dict.fromkeys(prompts)}
+        split = [_split(alone[p], self.encode(p, c)) for p, c in zip(prompts, continuations, strict=True)]
         heads, tails = [head for head, _ in split], [tail for _, tail in split]
         try:
             sums = score(self.reader, heads, tails)
@@ -218,14 +219,6 @@ class HFModel:
             self._constrainer = from_tokenizer(self.tokenizer, n_vocab=size, eos_token=sorted(self.ends))
         return Grammars(self._constrainer, forms)
 
-    def _split(self, prompt: Prompt, continuation: str) -> tuple[list[int], list[int]]:
-        """Ids before and in the continuation; a token that straddles the border belongs to the continuation."""
-        head, whole = self.encode(prompt), self.encode(prompt, continuation)
-        shared = 0
-        while shared < min(len(head), len(whole) - 1) and head[shared] == whole[shared]:
-            shared += 1
-        return whole[:shared], whole[shared:]
-
     def _stopped(self, row: list[int]) -> bool:
         token = row[-1]
         if token not in self._may_stop:
@@ -243,6 +236,14 @@ class HFModel:
         cuts = [text.index(stop) for stop in self.stop if stop in text]
         finish = "stop" if ended or cuts or len(row) < self.max_new_tokens else "length"
         return Completion(text[: min(cuts)] if cuts else text, len(row), finish)
+
+
+def _split(head: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
+    """Ids before and in a continuation; a token that straddles the border belongs to the continuation."""
+    shared = 0
+    while shared < min(len(head), len(whole) - 1) and head[shared] == whole[shared]:
+        shared += 1
+    return whole[:shared], whole[shared:]
 
 
 def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> None:

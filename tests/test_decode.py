@@ -164,6 +164,15 @@ def test_options_of_one_prompt_are_scored_as_if_alone(model: HFModel) -> None:
         assert (a.tokens, a.logprob) == (b.tokens, pytest.approx(b.logprob, abs=1e-4))
 
 
+def test_scores_do_not_depend_on_how_many_are_held_at_once(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diagnose import decode
+
+    tails = ["Oakford", "With pleasure: weaver", "opal ruby jade"] * 4
+    whole = model.logprob(PROMPTS, tails)
+    monkeypatch.setattr(decode, "AT_ONCE", 1)
+    assert [s.logprob for s in model.logprob(PROMPTS, tails)] == pytest.approx([s.logprob for s in whole], abs=1e-6)
+
+
 def test_a_batch_that_does_not_fit_is_halved_and_says_the_same(
     model: HFModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
