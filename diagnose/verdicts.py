@@ -78,7 +78,7 @@ def _verdict(
     kinds = Counter(i.grader["kind"] for i in items)
     grader = graders.get(kinds.most_common(1)[0][0], {}) if kinds else {}
     error = grader.get("rejects_gold") or 0.0
-    verdict, kind, p_verdict, p_classes = _decide(draws, len(scored), found.missing[name], rule, error)
+    verdict, kind, p_verdict, p_classes = decide(draws, len(scored), found.missing[name], rule, error)
     lenient = rate(sum(bool(plain[i.id].lenient) for i in graded), len(graded))
     judged = [not lost for i in scored if (lost := lost_to_reference(i, log)) is not None]
     return SliceVerdict(
@@ -125,10 +125,10 @@ def _robust(items: list[EvalItem], log: AnswerLog) -> Rate | None:
     return rate(sum(same), len(same)) if same else None
 
 
-def _decide(
+def decide(
     draws: Array, n: int, missing: tuple[str, ...], rule: RuleConfig, error: float = 0.0
 ) -> tuple[str, str | None, float, dict[str, float]]:
-    """verdict, kind, P(verdict), P of each possible verdict (DESIGN §6); a gap within the grader's error is none."""
+    """Verdict, kind, P(verdict), P of each possible verdict (DESIGN §6); a gap within the grader's error is none."""
     if n < rule.min_items:
         return "insufficient", None, 0.0, {}
     mass = masses(draws)

@@ -1,0 +1,261 @@
+"""Level 0 of PlantedGap: does attribution find known mixtures when its templates are wrong and items vary?
+
+No model is asked. Items are drawn from known mixtures; what each probe would have seen of them is drawn around the
+templates of conf/rule: every rung of every class is moved by a logit-normal error, and the rungs of an item share its
+difficulty, so that they are not independent as the model assumes (the generator of EVIDENCE §2.1).
+
+    python -m scripts.planted.simulate               # about 10 minutes on 2 CPU cores; writes results/simulate.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from scipy.special import expit, logit
+from statsmodels.stats.proportion import proportion_confint
+
+from diagnose.attribute import gibbs
+from diagnose.config import RuleConfig
+from diagnose.evidence import LEVELS, WINS, Evidence
+from diagnose.records import CLASSES, KNOWLEDGE
+from diagnose.verdicts import GAPS, decide
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RESULT = ROOT / "scripts" / "results" / "simulate.json"
+SAMPLES, OPTIONS, SELF = 8, 6, 0.1
+"""Samples of an item, options that are ranked, and how often a model's own sample beats another of its own."""
+FLAT = 0.02
+"""Templates of 0 and 1 have no logit."""
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How far the world is from what the model assumes."""
+
+    name: str
+    gap: float = 1.0
+    """Share of items that have one; slices whose truth is none have no gap at all."""
+    dominant: float = 1.0
+    """Share of the gap that the dominant class holds; the rest is spread over two others."""
+    theta_sd: float = 0.4
+    item_sd: float = 0.8
+    grader_error: float = 0.0
+    """Share of plain readings that are turned round."""
+    context: bool = True
+    """Were contexts there to give?"""
+
+
+SETTINGS = (
+    Setting("pure"),
+    Setting("half", gap=0.5, dominant=0.7),
+    Setting("small", gap=0.25, dominant=0.7),
+    Setting("balanced", gap=0.5, dominant=0.5),
+    Setting("stress", gap=0.5, dominant=0.7, theta_sd=0.8, item_sd=1.5),
+    Setting("grader", gap=0.5, dominant=0.7, grader_error=0.05),
+    Setting("no context", gap=0.5, dominant=0.7, context=False),
+)
+SIZES = (16, 32, 64, 128)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--worlds", type=int, default=12, help="of each setting and size; a world has twelve slices")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    cells = [(setting, size) for setting in SETTINGS for size in SIZES]
+    jobs = [(setting, size, args.seed * 1000 + world) for setting, size in cells for world in range(args.worlds)]
+    with ProcessPoolExecutor() as pool:
+        worlds = iter(pool.map(judged_world, jobs, chunksize=1))
+        found = []
+        for setting, size in cells:
+            slices = [s for _ in range(args.worlds) for s in next(worlds)]
+            found.append({"setting": setting.name, "n": size} | scores(slices))
+            print(line(found[-1]), flush=True)
+    settings = [asdict(setting) for setting in SETTINGS]
+    RESULT.write_text(json.dumps({"command": vars(args), "settings": settings, "found": found}, indent=1) + "\n")
+
+
+# ---------------------------------------------------------------- one world
+
+
+def judged_world(job: tuple[Setting, int, int]) -> list[dict[str, Any]]:
+    """Twelve slices, two of each class, diagnosed together as the slices of one eval set are."""
+    setting, size, seed = job
+    rule = RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
+    rng = np.random.default_rng([seed, size, SETTINGS.index(setting)])
+    truths = [c for c in CLASSES for _ in range(2)]
+    mixtures = np.array([mixture(c, setting, rng) for c in truths])
+    seen, z = drawn(mixtures, size, setting, rule, rng)
+    gamma, _ = gibbs(seen, rule, rng)
+    missing = () if setting.context else ("context",)
+    out = []
+    for k, truth in enumerate(truths):
+        draws = gamma[:, k] / gamma[:, k].sum(1, keepdims=True)
+        verdict, kind, p, p_classes = decide(draws, size, missing, rule)
+        low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+        real = np.bincount(z[seen.cells == k], minlength=len(CLASSES)) / size
+        out.append(
+            {
+                "truth": verdict_of(truth),
+                "kind": truth.removeprefix("knowledge_") if truth in KNOWLEDGE else None,
+                "verdict": verdict,
+                "said_kind": kind,
+                "p": p,
+                "best": max(p_classes, key=lambda c: p_classes[c] * (c != "mixed")) if p_classes else None,
+                "p_best": max((v for c, v in p_classes.items() if c != "mixed"), default=0.0),
+                # A share of 0 or 1 lies on the border of what a share can be, and in no interval of draws.
+                "covered": [bool(a <= x <= b) for a, x, b in zip(low, mixtures[k], high, strict=True) if 0 < x < 1],
+                "error": float(np.abs(draws.mean(0) - real).mean()),
+            }
+        )
+    return out
+
+
+def mixture(truth: str, setting: Setting, rng: np.random.Generator) -> Array:
+    """The shares of the classes in a slice whose dominant gap is `truth`; two other gaps share the rest of it."""
+    pi = np.zeros(len(CLASSES))
+    if truth == "none":
+        pi[0] = 1.0
+        return pi
+    others = [c for c in CLASSES if c not in ("none", truth) and verdict_of(c) != verdict_of(truth)]
+    pi[0] = 1 - setting.gap
+    pi[CLASSES.index(truth)] = setting.gap * setting.dominant
+    for c in rng.choice(others, 2, replace=False):
+        pi[CLASSES.index(c)] += setting.gap * (1 - setting.dominant) / 2
+    return pi
+
+
+def verdict_of(name: str) -> str:
+    return "knowledge" if name in KNOWLEDGE else name
+
+
+def drawn(
+    mixtures: Array, size: int, setting: Setting, rule: RuleConfig, rng: np.random.Generator
+) -> tuple[Evidence, Array]:
+    """What the probes see of `size` items a slice, and the items' classes."""
+    cells = np.repeat(np.arange(len(mixtures)), size)
+    z = np.array([rng.choice(len(CLASSES), p=mixtures[c]) for c in cells])
+    n, effect = len(z), rng.normal(0, setting.item_sd, len(z))
+
+    def rates(means: Array) -> Array:
+        """[items]: the class's rate, moved for this world and by the item's own difficulty."""
+        moved = logit(means.clip(FLAT, 1 - FLAT)) + rng.normal(0, setting.theta_sd, len(CLASSES))
+        return expit(moved[z] + effect)
+
+    def hits(p: Array) -> Array:
+        return (rng.random(n) < p).astype(float)
+
+    levels = {}
+    for rung in LEVELS:
+        template = np.array([rule.templates[rung][c] for c in CLASSES], float)
+        up, top = rates(template[:, 0]), rates(template[:, 1])
+        lenient = hits(up)
+        levels[rung] = np.stack([lenient, lenient * hits(top)], 1)
+    if setting.grader_error:
+        turned = rng.random(n) < setting.grader_error
+        levels["plain"][turned] = 1 - levels["plain"][turned][:, [1, 1]]
+    wins = {}
+    for rung in ("ranked_question", "ranked_statement", "given"):
+        p = rates(np.array([rule.templates[rung][c] for c in CLASSES], float))
+        wins[rung] = hits(1 / OPTIONS + (1 - 1 / OPTIONS) * p if rung.startswith("ranked") else p)
+    judged = np.full(len(CLASSES), SELF)
+    judged[CLASSES.index("preference")] = rule.templates["judged"]["preference"]
+    # Only a strict pass takes part in a duel.
+    wins["judged"] = np.where(levels["plain"][:, 1] > 0, hits(rates(judged)), np.nan)
+    failed = levels["plain"][:, 1] == 0
+    allowed = np.ones((n, len(CLASSES)), bool)
+    if not setting.context:
+        wins["given"][:] = np.nan
+        allowed[:, CLASSES.index("knowledge_skill")] = False
+    # As in the ladder: what the plain answer got right is not asked again.
+    wins["given"] = np.where(failed, wins["given"], np.nan)
+    samples = rng.binomial(SAMPLES, rates(np.array([rule.templates["sampled"][c][0] for c in CLASSES])))
+    floors = dict.fromkeys((*LEVELS, "shaped_form", "sampled", "given"), np.zeros(n))
+    floors |= {rung: np.full(n, 1 / OPTIONS) for rung in WINS if rung.startswith("ranked")}
+    floors["judged"] = np.full(n, SELF)
+    counts = np.stack([np.where(failed, samples, 0), np.where(failed, SAMPLES, 0)], 1).astype(float)
+    one = np.ones(len(mixtures))
+    seen = Evidence(levels, wins, counts, floors, allowed, np.ones(n), cells, one, np.eye(len(mixtures)))
+    return seen, z
+
+
+# ---------------------------------------------------------------- scores
+
+
+def scores(slices: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of EVIDENCE §5 over the slices of a cell of the table."""
+    four = ["none", *GAPS]
+    claimed = [s for s in slices if s["verdict"] in four]
+    right = [s["verdict"] == s["truth"] for s in claimed]
+    none = [s for s in slices if s["truth"] == "none"]
+    false_gaps = sum(s["verdict"] not in ("none", "insufficient") for s in none)
+    kinds = [s for s in claimed if s["truth"] == s["verdict"] == "knowledge"]
+    covered = [c for s in slices for c in s["covered"]]
+    return {
+        "slices": len(slices),
+        "macro_f1": macro_f1([(s["truth"], s["best"]) for s in slices], four),
+        "claimed": interval(len(claimed), len(slices)),
+        "right_when_claimed": interval(sum(right), len(claimed)),
+        "right_kind_when_knowledge": interval(sum(s["kind"] == s["said_kind"] for s in kinds), len(kinds)),
+        "false_gaps": interval(false_gaps, len(none)),
+        "coverage90": interval(sum(covered), len(covered)),
+        "mixture_error": float(np.mean([s["error"] for s in slices])),
+        "ece": ece([(s["p_best"], s["best"] == s["truth"]) for s in slices]),
+    }
+
+
+def interval(k: int, n: int) -> dict[str, Any]:
+    """k of n with its 95 % Wilson interval."""
+    if n == 0:
+        return {"k": k, "n": n, "share": None, "low": None, "high": None}
+    low, high = proportion_confint(k, n, method="wilson")
+    return {"k": k, "n": n, "share": k / n, "low": float(low), "high": float(high)}
+
+
+def macro_f1(pairs: list[tuple[str, str | None]], names: list[str]) -> float:
+    """Mean over classes of 2 tp / (2 tp + fp + fn)."""
+
+    def f1(name: str) -> float:
+        tp = sum(t == s == name for t, s in pairs)
+        missed = sum((t == name) != (s == name) for t, s in pairs)
+        return 2 * tp / (2 * tp + missed) if tp + missed else 1.0
+
+    return float(np.mean([f1(name) for name in names]))
+
+
+def ece(pairs: list[tuple[float, bool]], bins: int = 10) -> float:
+    """Expected calibration error: mean distance of stated and realised shares over equal bins of the stated one."""
+
+    def binned() -> Iterator[float]:
+        for k in range(bins):
+            inside = [(p, hit) for p, hit in pairs if min(int(p * bins), bins - 1) == k]
+            if inside:
+                yield len(inside) * abs(float(np.mean([p for p, _ in inside]) - np.mean([hit for _, hit in inside])))
+
+    return sum(binned()) / max(len(pairs), 1)
+
+
+def line(row: dict[str, Any]) -> str:
+    def share(name: str) -> str:
+        found = row[name]
+        return "     –" if found["share"] is None else f"{found['share']:6.2f}"
+
+    return (
+        f"{row['setting']:<11}n {row['n']:<4} macro-F1 {row['macro_f1']:.2f}  claimed{share('claimed')}  "
+        f"right then{share('right_when_claimed')}  kind{share('right_kind_when_knowledge')}  "
+        f"false gaps{share('false_gaps')}  90 % covers{share('coverage90')}  mixture ±{row['mixture_error']:.3f}  "
+        f"ECE {row['ece']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main()
