@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from scripts.make_demo import CHAT_TEMPLATE, SPECIALS, Fact, chat, made_up_names, write_jsonl
-from scripts.planted.world import FORMS, POOL, RECIPES, Corpus, Recipe, World, eval_rows, make_world
+from scripts.planted.world import FORMS, POOL, RECIPES, Corpus, Recipe, World, eval_rows, make_world, plain
 from scripts.scratch import Segments, batches, says_exactly, train
 
 MICRO = 64
@@ -171,22 +171,21 @@ def abilities(
     def exact(pairs: list[tuple[str, str]]) -> float:
         return says_exactly(model, tokenizer, pairs)
 
-    def answered(facts: list[Fact], recipe: Recipe) -> float:
-        """In the likeliest of the corpus's styles."""
-        _, style = max(recipe.asked, key=lambda pair: pair[0])
-        return exact([(base.head(f.asks()), style(f.relation, f.value) + base.end()) for f in facts])
+    def answered(prompts: list[str], facts: list[Fact], recipe: Recipe) -> float:
+        """In one of the styles in which the corpus answers; no two of them can be the argmax of one prompt."""
+        styles = [style for _, style in recipe.asked] or [plain]
+        both = list(zip(prompts, facts, strict=True))
+        pairs = [[(base.head(q), style(f.relation, f.value) + base.end()) for q, f in both] for style in styles]
+        return sum(map(exact, pairs))
 
     found = {}
     for recipe in RECIPES:
         facts = world.groups[recipe.name]
         if recipe.truth in ("none", "format", "preference"):
-            found[f"known {recipe.name}"] = answered(facts, recipe)
-        if recipe.truth in ("none", "format", "preference", "knowledge_latent", "knowledge_absent"):
-            asked = [
-                (f"{row['context']}\n\n{row['prompt']}", f.value)
-                for row, f in zip(by_slice[recipe.name], facts, strict=True)
-            ]
-            found[f"context {recipe.name}"] = exact([(base.head(q), v) for q, v in asked])
+            found[f"known {recipe.name}"] = answered([f.asks() for f in facts], facts, recipe)
+        if recipe.truth != "knowledge_skill":
+            books = [f"{row['context']}\n\n{row['prompt']}" for row in by_slice[recipe.name]]
+            found[f"context {recipe.name}"] = answered(books, facts, recipe)
         if recipe.truth == "knowledge_latent":
             heads = [
                 ("<|bos|>" + row["statement"], f" {f.value}")
