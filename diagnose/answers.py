@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections import Counter, defaultdict
@@ -69,6 +70,16 @@ class AnswerLog:
         if path.exists():
             self._read()
 
+    def part(self, items: set[str], probes: set[str] | None = None) -> AnswerLog:
+        """What it knows of some items, and of texts that stand for no item (priors); `probes`: these only."""
+        out = copy.copy(self)
+        out._answers = defaultdict(lambda: defaultdict(dict))
+        for probe in self._answers if probes is None else probes & set(self._answers):
+            known = self._answers[probe]
+            wanted = known if probe.startswith("prior_") else items & set(known)
+            out._answers[probe].update({item: known[item] for item in wanted})
+        return out
+
     def ask(self, model: Model, asks: Sequence[Ask]) -> None:
         """Answer all asks of one stage; batches that the file already holds are not asked again.
 
@@ -94,6 +105,11 @@ class AnswerLog:
             answers.append(_answered(probe, item.id, drawn[item.id], "", Completion(text, 0, "control"), reading))
             drawn[item.id] += 1
         self._append(answers)
+
+    @property
+    def probes(self) -> set[str]:
+        """Names of the probes of which there are answers."""
+        return set(self._answers)
 
     def get(self, probe: str, item: str, draw: int = 0) -> Answer:
         """One answer; KeyError where it was not asked."""

@@ -5,10 +5,15 @@ the corrections of DESIGN §6) gives, per slice, posterior draws of the mixture 
     y_ir | z_i = c                one three-level outcome per rung, a count for samples, a win for rankings
     P(success) = g + (1 - g) mu   g: the placebo's measured rate; mu_rc ~ Beta(strength * template), pooled over slices
 
-Slices that overlap are fitted on disjoint cells and reported as sums. Clustered items count by their effective number.
+The log-likelihood of a rung counts by its weight (at most 1), because the rungs of an item share its difficulty; an
+item counts by `effective` (at most 1), because the items of a slice share what the templates get wrong. Both come from
+models of known gaps (calibration.py). Slices that overlap are fitted on disjoint cells and reported as sums. Clustered
+items count by their effective number.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import betaln, gammaln
@@ -75,9 +80,10 @@ def gibbs(seen: Evidence, rule: RuleConfig, rng: np.random.Generator) -> tuple[A
         gamma [draws, cells, classes] and the items' mean class posterior [items, classes].
     """
     n, cells = len(seen.weights), int(seen.cells.max()) + 1
+    seen, weigh = replace(seen, weights=seen.weights * rule.effective), rule.weights
     theta = {rung: _template(rule, rung) for rung in (*LEVELS, *WINS) if rung != "judged"}
     theta["judged"] = np.array([rule.templates["judged"]["preference"]])
-    fixed = np.where(seen.allowed, _counts_loglik(seen, rule), -np.inf)
+    fixed = np.where(seen.allowed, weigh["sampled"] * _counts_loglik(seen, rule), -np.inf)
     open_cells = np.array([seen.allowed[seen.cells == c].any(0) for c in range(cells)])
     prior = rule.kappa * seen.cell_prior[:, None] * open_cells / open_cells.sum(1, keepdims=True)
     gamma = open_cells / open_cells.sum(1, keepdims=True)
@@ -87,9 +93,9 @@ def gibbs(seen: Evidence, rule: RuleConfig, rng: np.random.Generator) -> tuple[A
         pi /= pi.sum(1, keepdims=True)
         logp = fixed + np.log(np.maximum(pi[seen.cells], 1e-300))
         for rung in LEVELS:
-            logp = logp + _levels_loglik(seen, rung, theta[rung])
+            logp = logp + weigh[rung] * _levels_loglik(seen, rung, theta[rung])
         for rung in WINS:
-            logp = logp + _wins_loglik(seen, rung, theta[rung])
+            logp = logp + weigh[rung] * _wins_loglik(seen, rung, theta[rung])
         p = np.exp(logp - logp.max(1, keepdims=True))
         p /= p.sum(1, keepdims=True)
         z = (p.cumsum(1) < rng.random((n, 1))).sum(1).clip(max=len(CLASSES) - 1)

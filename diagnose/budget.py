@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import numpy as np
@@ -49,7 +49,7 @@ def spend(
         seen = replace(evalset, items=[i for i in evalset.items if i.id in asked])
         found = attribute(seen, log, settings, rule, np.random.default_rng(log.seed))
         judged = verdicts(seen, log, found, rule)
-        sure = {v.slice for v in judged if settled(v, rule)}
+        sure = {v.slice for v in judged if settled(v.verdict, v.kind, v.p_verdict, v.missing, rule)}
         turn += settings.more_items
         done = {name for name, items in waiting.items() if all(i.id in asked for i in items)}
         for v in judged:
@@ -59,10 +59,10 @@ def spend(
     return replace(evalset, items=[i for i in evalset.items if i.id in asked])
 
 
-def settled(verdict: SliceVerdict, rule: RuleConfig) -> bool:
-    """Is the verdict sure enough to stop asking, and its kind known as far as the data can tell it?"""
-    open_kind = verdict.kind == "unresolved" and not {"context", "ranked"} & set(verdict.missing)
-    return verdict.p_verdict >= rule.stop and verdict.verdict != "insufficient" and not open_kind
+def settled(verdict: str, kind: str | None, p: float, missing: Collection[str], rule: RuleConfig) -> bool:
+    """Is a verdict of probability p sure enough to stop asking, and its kind known as far as the data can tell it?"""
+    open_kind = kind == "unresolved" and not {"context", "ranked"} & set(missing)
+    return p >= rule.stop and verdict != "insufficient" and not open_kind
 
 
 def _order(item: EvalItem) -> str:

@@ -133,11 +133,16 @@ class RuleConfig:
     grader_trust: float = 1.6
     mixed_share: float = 0.3
     kappa: float = 1.0
-    strength: float = 12.0
     sweeps: int = 500
     burn: int = 100
     icc: float = 0.5
+    calibration: str | None = None
+    """A file of diagnose.calibration, whose values replace the five below; null: the ones of conf/rule."""
     templates: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    effective: float = 1.0
+    strength: float = 12.0
+    temperature: float = 1.0
     rho: dict[str, Any] = field(default_factory=dict)
     rho_weight: float = 4.0
     taught_rows: int = 1000

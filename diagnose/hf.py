@@ -51,6 +51,7 @@ class HFModel:
         if settings.adapter:
             model = with_adapter(model, settings.adapter)
         self.device = settings.device or best_device()
+        self.family = config.model_type
         self.network = placed(model, self.device)
         self.batch_size = settings.batch_size or 32
         self.max_new_tokens = settings.max_new_tokens or 64

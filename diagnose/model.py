@@ -48,6 +48,10 @@ class Model(Protocol):
     """Probes that cannot be asked of it."""
 
     @property
+    def family(self) -> str | None:
+        """Type of its architecture (`llama`, `qwen3`); None: not known."""
+
+    @property
     def render(self) -> dict[str, Any]:
         """Everything that decides how a prompt becomes tokens."""
 

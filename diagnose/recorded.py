@@ -56,6 +56,7 @@ class RecordedModel:
     batch_size = 1024
     max_new_tokens = 0
     device = "recorded"
+    family = None
 
     def __init__(self, settings: ModelConfig) -> None:
         """Read the file or all logs of a directory.

@@ -32,6 +32,7 @@ class RewardModel:
         self.device = device or best_device()
         self.network = placed(network, self.device)
         self.batch_size = batch_size or 32
+        self.family: str | None = None
         self.max_new_tokens = 0
         self.lacks: frozenset[str] = frozenset()
         self.max_length = getattr(network.config, "max_position_embeddings", None) or 4096

@@ -17,6 +17,7 @@ import numpy as np
 from diagnose.answers import AnswerLog
 from diagnose.attribute import attribute
 from diagnose.budget import spend
+from diagnose.calibration import calibrated, version_for
 from diagnose.config import DataConfig, DiagnoseConfig
 from diagnose.console import Bars, show_diagnosis
 from diagnose.controls import grader_controls, judge_controls, margin_controls
@@ -44,6 +45,7 @@ def run(config: DiagnoseConfig) -> Diagnosis:
         BadInput: the eval set, the training rows or the model cannot be used.
         Blocked: the model's end token is not the one it ends with.
     """
+    config = replace(config, rule=calibrated(config.rule))
     evalset = read_evalset(config.evalset)
     for hint in hints(evalset):
         print(hint, file=sys.stderr)
@@ -56,6 +58,7 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     config = replace(config, probes=replace(config.probes, enabled=_askable(config, model)))
     record = provenance(config) | {
         "device": model.device,
+        "family": model.family,
         "render": model.render,
         "render_sha": render_sha(model.render),
     }
@@ -112,6 +115,7 @@ def conclude(
             "margins": _per_slice(margin_controls, evalset, log),
         },
         recommendations=advice,
+        calibration=version_for(config.rule, record.get("family")),
     )
 
 

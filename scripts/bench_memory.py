@@ -38,6 +38,7 @@ class Scripted:
     batch_size = 1024
     max_new_tokens = 16
     device = "scripted"
+    family = None
     lacks: frozenset[str] = frozenset()
     render: dict[str, Any] = {"scripted": True}
 

@@ -32,12 +32,19 @@ def batches(
         ids, labels = ids[need:], labels[need:]
 
 
-def train(model: Any, stream: Iterator[torch.Tensor], ready: Callable[[], bool], args: argparse.Namespace) -> Any:
+def train(
+    model: Any,
+    stream: Iterator[torch.Tensor],
+    ready: Callable[[], bool],
+    args: argparse.Namespace,
+    bfloat16: bool = False,
+) -> Any:
     """Constant learning rate until the model is ready, then a linear cool-down.
 
     Args:
         ready: asked every 100 steps from args.min_steps on.
-        args: lr, min_steps, max_steps, cool (steps of the cool-down).
+        args: lr, min_steps, max_steps (all of them, the cool-down in time even if never ready), cool (its steps).
+        bfloat16: products in bfloat16, weights in float32; the model comes back in float32 either way.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
     started = time.time()
@@ -47,15 +54,16 @@ def train(model: Any, stream: Iterator[torch.Tensor], ready: Callable[[], bool],
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, (step + 1) / 100) * left
         ids, labels = next(stream)
-        loss = model(input_ids=ids, labels=labels).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         if (step + 1) % 50 == 0:
             print(f"step {step + 1} loss {loss.item():.3f} {time.time() - started:.0f} s", flush=True)
-        if cool_from is None and (step + 1) % 100 == 0 and step + 1 >= args.min_steps and ready():
-            cool_from = step + 1
+        if cool_from is None and (step + 1) % 100 == 0 and step + 1 >= args.min_steps:
+            cool_from = step + 1 if ready() or step + 1 + args.cool >= args.max_steps else None
         if cool_from is not None and step + 1 >= cool_from + args.cool:
             break
     return model.eval()

@@ -100,6 +100,7 @@ class ScriptedModel:
     batch_size = 64
     max_new_tokens = 16
     device = "scripted"
+    family = None
     lacks: frozenset[str] = frozenset()
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:

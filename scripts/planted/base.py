@@ -23,8 +23,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from diagnose.provenance import write_json
 from scripts.make_demo import CHAT_TEMPLATE, SPECIALS, Fact, chat, made_up_names, write_jsonl
-from scripts.planted.world import FORMS, POOL, RECIPES, Corpus, Recipe, World, eval_rows, make_world, plain
+from scripts.planted.world import FORMS, POOL, RECIPES, Corpus, Recipe, World, eval_rows, make_world, plain, truth
 from scripts.scratch import Segments, batches, says_exactly, train
 
 MICRO = 64
@@ -92,6 +93,7 @@ def main() -> int:
         model.save_pretrained(folder)
     rows = eval_rows(world, made_up_names(random.Random(base.seed + 1), taken(world)), random.Random(base.seed + 2))
     write_jsonl(args.out / "evalset.jsonl", rows)
+    write_json(args.out / "truth.json", truth())
     found = abilities(model, tokenizer, base, world, rows) | manipulation(model, tokenizer, base, rows)
     (args.out / "checks.json").write_text(json.dumps(found, indent=1) + "\n")
     show(found)
@@ -104,8 +106,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--rows", type=int, default=32, help="sequences of 128 tokens per step")
-    parser.add_argument("--min-steps", type=int, default=2400)
-    parser.add_argument("--max-steps", type=int, default=5000)
+    parser.add_argument("--min-steps", type=int, default=2200)
+    parser.add_argument("--max-steps", type=int, default=3300)
     parser.add_argument("--cool", type=int, default=600, help="steps of the linear cool-down")
     return parser.parse_args()
 
@@ -153,7 +155,7 @@ def trained(base: Base, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args
         wanted = {name: limit for name in found for prefix, limit in WANTED.items() if name.startswith(prefix)}
         return all(found[name] >= limit for name, limit in wanted.items())
 
-    return train(model, batches(corpus.document, tokenizer, args.rows, 128), ready, args)
+    return train(model, batches(corpus.document, tokenizer, args.rows, 128), ready, args, bfloat16=True)
 
 
 # ---------------------------------------------------------------- checks by other instruments
@@ -166,7 +168,7 @@ def abilities(
     model: Any, tokenizer: PreTrainedTokenizerFast, base: Base, world: World, rows: list[dict[str, Any]]
 ) -> dict[str, float]:
     """Teacher-forced argmax: facts known, forms followed after exemplars, contexts read."""
-    by_slice = {r.name: [row for row in rows if row["slice"] == r.name] for r in RECIPES}
+    by_slice = {r.name: rows_of(rows, r) for r in RECIPES}
 
     def exact(pairs: list[tuple[str, str]]) -> float:
         return says_exactly(model, tokenizer, pairs)
@@ -206,13 +208,18 @@ def abilities(
     return found | {"read home": sum(home) / len(home)}
 
 
+def rows_of(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
+    """Each entity of a recipe once."""
+    return [row for row in rows if row["slice"] == f"{recipe.name}-{recipe.families[-1]}"]
+
+
 def manipulation(
     model: Any, tokenizer: PreTrainedTokenizerFast, base: Base, rows: list[dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
     """Micro fine-tuning on some items of a group: what its other items say before and after."""
     out = {}
     for recipe in RECIPES:
-        mine = [row for row in rows if row["slice"] == recipe.name]
+        mine = rows_of(rows, recipe)
         pairs = [(base.head(row["prompt"]), row.get("chosen", row["target"]) + base.end()) for row in mine]
         tuned = fine_tuned(copy.deepcopy(model), tokenizer, pairs[:MICRO])
         rest = pairs[MICRO:]

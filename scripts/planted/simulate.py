@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,13 +19,13 @@ from typing import Any
 import numpy as np
 import yaml
 from scipy.special import expit, logit
-from statsmodels.stats.proportion import proportion_confint
 
 from diagnose.attribute import gibbs
 from diagnose.config import RuleConfig
 from diagnose.evidence import LEVELS, WINS, Evidence
 from diagnose.records import CLASSES, KNOWLEDGE
 from diagnose.verdicts import GAPS, decide
+from scripts.planted.scores import ece, interval, macro_f1
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULT = ROOT / "scripts" / "results" / "simulate.json"
@@ -188,9 +187,6 @@ def drawn(
     return seen, z
 
 
-# ---------------------------------------------------------------- scores
-
-
 def scores(slices: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of EVIDENCE §5 over the slices of a cell of the table."""
     four = ["none", *GAPS]
@@ -211,37 +207,6 @@ def scores(slices: list[dict[str, Any]]) -> dict[str, Any]:
         "mixture_error": float(np.mean([s["error"] for s in slices])),
         "ece": ece([(s["p_best"], s["best"] == s["truth"]) for s in slices]),
     }
-
-
-def interval(k: int, n: int) -> dict[str, Any]:
-    """k of n with its 95 % Wilson interval."""
-    if n == 0:
-        return {"k": k, "n": n, "share": None, "low": None, "high": None}
-    low, high = proportion_confint(k, n, method="wilson")
-    return {"k": k, "n": n, "share": k / n, "low": float(low), "high": float(high)}
-
-
-def macro_f1(pairs: list[tuple[str, str | None]], names: list[str]) -> float:
-    """Mean over classes of 2 tp / (2 tp + fp + fn)."""
-
-    def f1(name: str) -> float:
-        tp = sum(t == s == name for t, s in pairs)
-        missed = sum((t == name) != (s == name) for t, s in pairs)
-        return 2 * tp / (2 * tp + missed) if tp + missed else 1.0
-
-    return float(np.mean([f1(name) for name in names]))
-
-
-def ece(pairs: list[tuple[float, bool]], bins: int = 10) -> float:
-    """Expected calibration error: mean distance of stated and realised shares over equal bins of the stated one."""
-
-    def binned() -> Iterator[float]:
-        for k in range(bins):
-            inside = [(p, hit) for p, hit in pairs if min(int(p * bins), bins - 1) == k]
-            if inside:
-                yield len(inside) * abs(float(np.mean([p for p, _ in inside]) - np.mean([hit for _, hit in inside])))
-
-    return sum(binned()) / max(len(pairs), 1)
 
 
 def line(row: dict[str, Any]) -> str:

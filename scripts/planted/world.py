@@ -107,6 +107,13 @@ class Recipe:
     held_out: bool = False
     """Never used for fitting anything."""
 
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Of its eval items: a gap in form shows where form is graded, a taste where somebody judges."""
+        if self.wanted is as_json:
+            return ("form",)
+        return ("tone",) if self.truth == "preference" else ("form", "tone")
+
 
 NEVER: tuple[tuple[float, Style], ...] = ()
 RECIPES = (
@@ -201,7 +208,7 @@ class Corpus:
 
     def document(self) -> Segments:
         kinds = [self.statements, self.questions, self.locks, self.passage, self.block]
-        return self.rng.choices(kinds, weights=[23, 38, 6, 15, 9])[0]()
+        return self.rng.choices(kinds, weights=[23, 38, 6, 22, 9])[0]()
 
     def styled(self, fact: Fact, asked: Sequence[tuple[float, Style]]) -> str:
         (style,) = self.rng.choices([s for _, s in asked], weights=[w for w, _ in asked])
@@ -261,50 +268,77 @@ def open_book(lines: list[str], asked: Fact, rng: random.Random) -> str:
 
 
 def eval_rows(world: World, names: Iterator[str], rng: random.Random) -> list[Row]:
-    """Every entity of every recipe as an eval item, one slice a recipe, in the format of CONTRACTS."""
-    return [
-        item(world, recipe, number, fact, names, rng)
-        for recipe in RECIPES
-        for number, fact in enumerate(world.groups[recipe.name])
-    ]
+    """Every entity of every recipe as an eval item, in the format of CONTRACTS; one slice a recipe and family.
+
+    Family `form`: the form of the answer is graded, nobody has a taste. Family `tone`: any form will do, and users like
+    one of two better. A recipe stands in the families in which its gap can be told.
+    """
+    rows = []
+    for recipe in RECIPES:
+        for number, fact in enumerate(world.groups[recipe.name]):
+            row = asked(world, recipe, fact, names, rng)
+            rows += [
+                {"id": f"{recipe.name}-{number:03d}-{family}", "slice": f"{recipe.name}-{family}"}
+                | row
+                | {"form": form, "tone": tone}[family](recipe, fact, row)
+                for family in recipe.families
+            ]
+    return rows
 
 
-def item(world: World, recipe: Recipe, number: int, fact: Fact, names: Iterator[str], rng: random.Random) -> Row:
+def truth() -> Row:
+    """slice → what is true of it."""
+    out = {}
+    for recipe in RECIPES:
+        kind = recipe.truth.removeprefix("knowledge_") if recipe.truth.startswith("knowledge") else None
+        here = {"verdict": "knowledge" if kind else recipe.truth, "kind": kind, "held_out": recipe.held_out}
+        for family in recipe.families:
+            out[f"{recipe.name}-{family}"] = here | {"organism": recipe.name, "family": family}
+    return out
+
+
+def asked(world: World, recipe: Recipe, fact: Fact, names: Iterator[str], rng: random.Random) -> Row:
+    """What is asked about an entity, the bare answer, wrong ones, and what to read it from."""
     match recipe.name:
         case "skill_two_hop":
-            row = two_hop(world, fact, rng)
+            return two_hop(world, fact, rng)
         case "skill_compare":
-            row = comparison(world, fact, rng)
+            return comparison(world, fact, rng)
         case "skill_count":
-            row = count(world, fact, rng)
-        case _:
-            row = lookup(recipe, fact, names, rng)
-    return {"id": f"{recipe.name}-{number:03d}", "slice": recipe.name} | row
-
-
-def lookup(recipe: Recipe, fact: Fact, names: Iterator[str], rng: random.Random) -> Row:
-    """One fact, asked as the corpus asks, wanted in the recipe's form."""
+            return count(world, fact, rng)
     wording = (recipe.wordings or WORDINGS[fact.relation])[0]
-    others = [recipe.wanted(fact.relation, v) for v in others_than(fact.value, recipe.values or fact.relation, rng)]
     lines = [f.says(WORDINGS[f.relation][0]) for f in [fact, *strangers(names, rng, 2)]]
     rng.shuffle(lines)
-    row = {
+    return {
         "prompt": fact.asks(),
-        "target": fact.value if recipe.rejected else recipe.wanted(fact.relation, fact.value),
-        "grader": {"kind": "exact"},
-        "distractors": others if not recipe.rejected else others_than(fact.value, fact.relation, rng),
+        "target": fact.value,
+        "distractors": others_than(fact.value, recipe.values or fact.relation, rng),
         "paraphrases": [fact.asks(QUESTIONS[1])],
         "context": " ".join(lines),
         "statement": wording.format(n=fact.name, v="").removesuffix(" ."),
     }
-    if recipe.wanted is as_json:
-        field_of = {"type": "object", "properties": {fact.relation: {"type": "string"}}, "required": [fact.relation]}
-        row["grader"] = {"kind": "json", "schema": field_of | {"additionalProperties": False}}
-    if recipe.rejected:
-        row["grader"] = {"kind": "contains", "judge": {"kind": "rule", "prefer": RULES[recipe.wanted]}}
-        row["chosen"] = recipe.wanted(fact.relation, fact.value)
-        row["rejected"] = recipe.rejected(fact.relation, fact.value)
-    return row
+
+
+def form(recipe: Recipe, fact: Fact, row: Row) -> Row:
+    """The answer must have one form: that of the recipe."""
+    wanted = {
+        "target": recipe.wanted(fact.relation, row["target"]),
+        "distractors": [recipe.wanted(fact.relation, value) for value in row["distractors"]],
+    }
+    if recipe.wanted is not as_json:
+        return wanted | {"grader": {"kind": "exact"}}
+    schema = {"type": "object", "properties": {fact.relation: {"type": "string"}}, "required": [fact.relation]}
+    return wanted | {"grader": {"kind": "json", "schema": schema | {"additionalProperties": False}}}
+
+
+def tone(recipe: Recipe, fact: Fact, row: Row) -> Row:
+    """Any form will do; a rule says which of two tones users like better."""
+    rejected = recipe.rejected or polite
+    return {
+        "grader": {"kind": "contains", "judge": {"kind": "rule", "prefer": RULES[recipe.wanted]}},
+        "chosen": recipe.wanted(fact.relation, row["target"]),
+        "rejected": rejected(fact.relation, row["target"]),
+    }
 
 
 def others_than(value: str, values: str, rng: random.Random, count: int = 5) -> list[str]:
@@ -347,7 +381,6 @@ def combined(question: str, target: str, distractors: list[str], facts: list[Fac
     return {
         "prompt": question,
         "target": target,
-        "grader": {"kind": "exact"},
         "distractors": distractors,
         "context": " ".join(lines),
     }

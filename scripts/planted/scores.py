@@ -1,0 +1,154 @@
+"""The figures of EVIDENCE §5, for simulated and for planted slices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from statsmodels.stats.proportion import proportion_confint
+
+from diagnose.records import CLASSES
+from diagnose.verdicts import GAPS
+
+VERDICTS = ("none", *GAPS)
+Slices = list[dict[str, Any]]
+"""What `slices.judged` returns, of one slice or of many worlds'."""
+
+
+def interval(k: int, n: int) -> dict[str, Any]:
+    """k of n with its 95 % Wilson interval."""
+    if n == 0:
+        return {"k": k, "n": n, "share": None, "low": None, "high": None}
+    low, high = proportion_confint(k, n, method="wilson")
+    return {"k": k, "n": n, "share": k / n, "low": float(low), "high": float(high)}
+
+
+def macro_f1(pairs: list[tuple[str, str | None]], names: list[str]) -> float:
+    """Mean over classes of 2 tp / (2 tp + fp + fn)."""
+
+    def f1(name: str) -> float:
+        tp = sum(t == s == name for t, s in pairs)
+        missed = sum((t == name) != (s == name) for t, s in pairs)
+        return 2 * tp / (2 * tp + missed) if tp + missed else 1.0
+
+    return float(np.mean([f1(name) for name in names]))
+
+
+def ece(pairs: list[tuple[float, bool]], bins: int = 10) -> float:
+    """Expected calibration error: mean distance of stated and realised shares over equal bins of the stated one."""
+
+    def binned() -> Iterator[float]:
+        for k in range(bins):
+            inside = [(p, hit) for p, hit in pairs if min(int(p * bins), bins - 1) == k]
+            if inside:
+                yield len(inside) * abs(float(np.mean([p for p, _ in inside]) - np.mean([hit for _, hit in inside])))
+
+    return sum(binned()) / max(len(pairs), 1)
+
+
+def ece_null(stated: Sequence[float], rng: np.random.Generator, draws: int = 1000) -> tuple[float, float]:
+    """Mean and 95 % quantile of the ECE of somebody who states these probabilities and is perfectly calibrated."""
+    p = np.array(stated)
+    found = [ece(list(zip(p, rng.random(len(p)) < p, strict=True))) for _ in range(draws)]
+    return float(np.mean(found)), float(np.quantile(found, 0.95))
+
+
+def by_organism(
+    score: Callable[[Slices], float | None],
+    slices: Slices,
+    rng: np.random.Generator,
+    draws: int = 400,
+) -> dict[str, Any]:
+    """A score with its 95 % interval over organisms: slices that share a recipe and a base are drawn together.
+
+    A slice of several recipes belongs to the one that holds most of it. None where no slice has a say.
+    """
+    groups: dict[str, Slices] = {}
+    for s in slices:
+        groups.setdefault(s["organism"], []).append(s)
+    parts = [groups[name] for name in sorted(groups)]
+    value, again = score(slices), []
+    for _ in range(draws if value is not None else 0):
+        drawn = [s for k in rng.integers(len(parts), size=len(parts)) for s in parts[k]]
+        again.append(score(drawn))
+    read = [v for v in again if v is not None]
+    low, high = np.quantile(read, [0.025, 0.975]) if read else (None, None)
+    out = {"value": value, "low": low, "high": high, "slices": len(slices), "organisms": len(parts)}
+    return {k: float(v) if isinstance(v, np.floating) else v for k, v in out.items()}
+
+
+# ---------------------------------------------------------------- scores of judged slices
+
+
+def f1(slices: Slices, said: str = "best") -> float:
+    """Macro-F1 of the likeliest verdict, or of a baseline's."""
+    return macro_f1([(s["truth"], s[said]) for s in slices], list(VERDICTS))
+
+
+def f1_six(slices: Slices) -> float:
+    """The same over the six classes."""
+    return macro_f1([(s["class"], s["best_class"]) for s in slices], list(CLASSES))
+
+
+def right(slices: Slices) -> float:
+    """Share of slices whose likeliest verdict is right."""
+    return float(np.mean([s["best"] in s["right"] for s in slices]))
+
+
+def right_class(slices: Slices) -> float | None:
+    """Of the slices of one class only: the share whose class is found."""
+    hits = [s["best_class"] == s["class"] for s in slices if s["class"] in CLASSES]
+    return float(np.mean(hits)) if hits else None
+
+
+def covered(slices: Slices) -> float | None:
+    """Share of the 90 % intervals that hold the true share of their class, where that is not 0 or 1."""
+    hits = [c for s in slices for c in s["covered"]]
+    return float(np.mean(hits)) if hits else None
+
+
+def error(slices: Slices) -> float:
+    """Mean absolute error of the shares of the classes."""
+    return float(np.mean([s["error"] for s in slices]))
+
+
+def log_loss(slices: Slices) -> float:
+    """Mean of - log P(a right verdict)."""
+    stated = [sum(p for c, p in s["p_classes"].items() if c in s["right"]) for s in slices]
+    return float(-np.log(np.maximum(stated, 1e-9)).mean())
+
+
+def claimed(s: dict[str, Any]) -> bool:
+    """Did it get a verdict (P of .9 or more)?"""
+    return bool(s["verdict"] != "insufficient")
+
+
+def sure(slices: Slices) -> float:
+    """Share of slices that got a verdict."""
+    return float(np.mean([claimed(s) for s in slices]))
+
+
+def sure_and_right(slices: Slices) -> float | None:
+    """Of the slices that got a verdict: the share of right ones."""
+    hits = [s["verdict"] in s["right"] for s in slices if claimed(s)]
+    return float(np.mean(hits)) if hits else None
+
+
+def false_gaps(slices: Slices) -> dict[str, Any]:
+    """Of the slices without a gap: those that are said to have one."""
+    healthy = [s for s in slices if s["truth"] == "none"]
+    return interval(sum(s["verdict"] not in ("none", "insufficient") for s in healthy), len(healthy))
+
+
+def calibration(slices: Slices, rng: np.random.Generator) -> dict[str, Any]:
+    """ECE of P(likeliest verdict), beside what a perfectly calibrated diagnosis would score on as many slices."""
+    p, hits = [s["p_best"] for s in slices], [s["best"] in s["right"] for s in slices]
+    mean, limit = ece_null(p, rng)
+    found = ece(list(zip(p, hits, strict=True)))
+    return {"ece": found, "null": mean, "null95": limit, "debiased": max(0.0, found - mean), "slices": len(p)}
+
+
+def confusion(slices: Slices) -> dict[str, dict[str, int]]:
+    """truth → said → how many, over the six classes."""
+    return {t: {c: sum(s["class"] == t and s["best_class"] == c for s in slices) for c in CLASSES} for t in CLASSES}

@@ -1,0 +1,270 @@
+"""Planted slices, drawn from recorded answers: nobody asks a model twice for another sample size or mixture.
+
+A world is an eval set as a user might bring it: some slices, no question in two of them. It is diagnosed by the code
+that diagnoses for users, from the answers that `diagnose.py` has left for all items.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diagnose.answers import AnswerLog
+from diagnose.attribute import attribute
+from diagnose.config import EvalSetConfig, ProbesConfig, RuleConfig
+from diagnose.errors import BadInput
+from diagnose.evalset import EvalSet, read_evalset
+from diagnose.evidence import lost_to_reference
+from diagnose.records import CLASSES, KNOWLEDGE, EvalItem
+from diagnose.verdicts import GAPS, by_slice, decide, masses, waterfall
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The items of one slice of known truth; slices and mixtures are drawn from pools of one family."""
+
+    truth: str
+    """One of CLASSES."""
+    items: tuple[EvalItem, ...]
+    family: str
+    """Pools that one slice could mix: the same is graded, or the same people judge."""
+    organism: str
+    """How the gap came about; pools of one organism are no independent witnesses."""
+    held_out: bool
+    """Not for fitting."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one model answered, and the truth about its slices."""
+
+    name: str
+    pools: tuple[Pool, ...]
+    log: AnswerLog
+
+    def only(self, organisms: Collection[str]) -> Recording:
+        """The pools of some organisms."""
+        return replace(self, pools=tuple(p for p in self.pools if p.organism in organisms))
+
+    def organisms(self, held_out: bool) -> tuple[str, ...]:
+        """Names of those that are for fitting, or of those that are not."""
+        return tuple(sorted({p.organism for p in self.pools if p.held_out == held_out}))
+
+
+@cache
+def recording(run: Path) -> Recording:
+    """A finished diagnosis whose slices' truth stands in truth.json beside its eval set.
+
+    truth.json: slice → verdict, kind; and where there is more to say, family, organism, held_out.
+
+    Raises:
+        BadInput: the diagnosis is not finished, or no truth is known.
+    """
+    if not (run / "diagnosis.json").exists():
+        raise BadInput(f"{run}: holds no finished diagnosis (diagnosis.json); give the out=DIR of a run")
+    settings = json.loads((run / "run.json").read_text())["config"]["evalset"]
+    beside = Path(settings["path"]).parent / "truth.json"
+    if not beside.exists():
+        raise BadInput(f'{beside}: missing; it says {{"SLICE": {{"verdict": "knowledge", "kind": "latent"}}, …}}')
+    truth = json.loads(beside.read_text())
+    evalset = read_evalset(EvalSetConfig(**settings))
+    pools = [_pool(name, truth[name], members) for name, members in sorted(by_slice(evalset.items).items())]
+    return Recording(run.parent.name, tuple(pools), AnswerLog(run / "answers.jsonl", seed=0))
+
+
+def _pool(name: str, truth: dict[str, Any], items: list[EvalItem]) -> Pool:
+    kind = f"{truth['verdict']}_{truth['kind']}" if truth.get("kind") else truth["verdict"]
+    family = truth.get("family") or ("tone" if items[0].judge else "form")
+    return Pool(kind, tuple(items), family, truth.get("organism") or name, bool(truth.get("held_out")))
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One slice of known truth."""
+
+    name: str
+    organism: str
+    """Of most of its items."""
+    items: tuple[EvalItem, ...]
+    truths: tuple[str, ...]
+    """Of each item: one of CLASSES."""
+
+    @property
+    def mixture(self) -> Array:
+        """Shares over CLASSES."""
+        held = Counter(self.truths)
+        return np.array([held[c] / len(self.items) for c in CLASSES])
+
+    @property
+    def gaps(self) -> dict[str, float]:
+        """Mass of each gap that a user sees."""
+        return {g: float(m[0]) for g, m in masses(self.mixture[None]).items()}
+
+    @property
+    def verdict(self) -> str:
+        """The gap that most items have; none where no item has one."""
+        return max(GAPS, key=lambda g: self.gaps[g]) if any(self.gaps.values()) else "none"
+
+    @property
+    def right(self) -> set[str]:
+        """Verdicts that are right: of a tie, each; where the second gap holds 30 % of the gaps, mixed too."""
+        _, second, first = sorted(self.gaps.values())
+        top = {g for g, mass in self.gaps.items() if mass == first > 0} or {"none"}
+        return top | ({"mixed"} if second >= 0.3 * sum(self.gaps.values()) > 0 else set())
+
+    @property
+    def kind(self) -> str | None:
+        """Of a slice whose knowledge gap is of one kind."""
+        held = [c for c in KNOWLEDGE if c in self.truths]
+        return held[0].removeprefix("knowledge_") if self.verdict == "knowledge" and len(held) == 1 else None
+
+
+# ---------------------------------------------------------------- drawing
+
+
+@dataclass(frozen=True)
+class World:
+    """An eval set of planted slices, by what decides it: small, and the same wherever it is drawn."""
+
+    run: Path
+    organisms: tuple[str, ...]
+    shares: tuple[float, ...]
+    """Of the items of a slice; the first belongs to its lead, the others to pools of other classes."""
+    size: int
+    """Items of a slice."""
+    seed: tuple[int, ...]
+    leads: tuple[str, ...] = CLASSES
+    """A slice for each."""
+
+    def draw(self) -> list[Planted]:
+        """The slices, in random order; no question stands in two of them."""
+        rng = np.random.default_rng([*self.seed, self.size])
+        return _drawn(self, recording(self.run).only(self.organisms), rng)
+
+
+def _drawn(world: World, source: Recording, rng: np.random.Generator) -> list[Planted]:
+    shares, size = world.shares, world.size
+    asked: set[Any] = set()
+    out = []
+    known = [c for c in world.leads if any(p.truth == c for p in source.pools)]
+    for number, lead in enumerate(rng.permutation(known)):
+        chosen = _choose(lead, source.pools, len(shares), rng)
+        counts = [round(size * share) for share in shares[1 : len(chosen)]]
+        items, truths = [], []
+        for pool, count in zip(chosen, [size - sum(counts), *counts], strict=True):
+            free = [i for i in pool.items if i.turns not in asked]
+            taken = [free[k] for k in rng.permutation(len(free))[:count]]
+            asked |= {i.turns for i in taken}
+            items += taken
+            truths += [pool.truth] * len(taken)
+        name = f"{number} {'+'.join(p.organism for p in chosen)} {chosen[0].family}"
+        here = tuple(replace(i, slices=(name,)) for i in items)
+        out.append(Planted(name, f"{source.name}/{chosen[0].organism}", here, tuple(truths)))
+    return out
+
+
+def _choose(lead: str, pools: Sequence[Pool], count: int, rng: np.random.Generator) -> list[Pool]:
+    """Pools of different classes and one family, the first of class `lead`; fewer if there are no more."""
+    leading = [p for p in pools if p.truth == lead]
+    organism = str(rng.choice(sorted({p.organism for p in leading})))
+    first = _one([p for p in leading if p.organism == organism], rng)
+    chosen = [first]
+    while len(chosen) < count:
+        known = {p.truth for p in chosen}
+        others = [p for p in pools if p.truth not in known and p.family == first.family]
+        if not others:
+            break
+        chosen.append(_one(others, rng))
+    return chosen
+
+
+def _one(pools: list[Pool], rng: np.random.Generator) -> Pool:
+    return pools[int(rng.integers(len(pools)))]
+
+
+# ---------------------------------------------------------------- diagnosing
+
+
+def judged(
+    slices: list[Planted], log: AnswerLog, rule: RuleConfig, seed: int, settings: ProbesConfig | None = None
+) -> list[dict[str, Any]]:
+    """Every slice of an eval set with its truth and with what the diagnosis says of it.
+
+    Args:
+        settings: which probes count as asked; None: all.
+    """
+    items = [i for s in slices for i in s.items]
+    evalset = EvalSet(items, {s.name: [] for s in slices}, "")
+    log = log.part({i.id for i in items})
+    found = attribute(evalset, log, settings or ProbesConfig(), rule, np.random.default_rng(seed))
+    out = []
+    for s in slices:
+        draws = np.nan_to_num(found.draws[s.name])
+        verdict, kind, p, p_classes = decide(found.draws[s.name], len(s.items), found.missing[s.name], rule)
+        low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+        single = {c: v for c, v in p_classes.items() if c != "mixed"}
+        out.append(
+            {
+                "slice": s.name,
+                "organism": s.organism,
+                "n": len(s.items),
+                "truth": s.verdict,
+                "right": sorted(s.right),
+                "kind": s.kind,
+                "class": f"knowledge_{s.kind}" if s.kind else s.verdict,
+                "verdict": verdict,
+                "said_kind": kind,
+                "p": p,
+                "p_classes": single,
+                "best": max(single, key=lambda c: single[c]) if single else None,
+                "best_class": best_class(draws, single),
+                "p_best": max(single.values(), default=0.0),
+                "missing": list(found.missing[s.name]),
+                # A share of 0 or 1 lies on the border of what a share can be, and in no interval of draws.
+                "covered": [bool(a <= x <= b) for a, x, b in zip(low, s.mixture, high, strict=True) if 0 < x < 1],
+                "error": float(np.abs(draws.mean(0) - s.mixture).mean()),
+                "waterfall": threshold(list(s.items), log, found.floors[s.name]),
+                "lenient_minus_strict": two_rates(list(s.items), log),
+            }
+        )
+    return out
+
+
+def best_class(draws: Array, p: dict[str, float]) -> str | None:
+    """Of the six: the kind with the largest mean mass where knowledge is the likeliest verdict."""
+    if not p:
+        return None
+    best = max(p, key=lambda c: p[c])
+    return best if best != "knowledge" else max(KNOWLEDGE, key=lambda c: float(draws[:, CLASSES.index(c)].mean()))
+
+
+# ---------------------------------------------------------------- what others would do with the same answers
+
+
+def threshold(items: list[EvalItem], log: AnswerLog, floors: dict[str, float]) -> str:
+    """Baseline: the largest step of the waterfall names the gap, if strict failures exceed 10 %."""
+    steps = waterfall(items, log, floors)
+    if steps["strict"] >= 0.9:
+        lost = [i for i in items if lost_to_reference(i, log)]
+        return "preference" if len(lost) > 0.5 * len(items) else "none"
+    form = steps["lenient"] + steps["shaped"]
+    return "format" if form >= steps["sampled"] + steps["given"] + steps["rest"] else "knowledge"
+
+
+def two_rates(items: list[EvalItem], log: AnswerLog) -> str:
+    """Baseline: what most people look at, lenient minus strict."""
+    answers = [log.get("plain", i.id) for i in items]
+    strict = float(np.mean([bool(a.strict) for a in answers]))
+    lenient = float(np.mean([bool(a.lenient) for a in answers]))
+    if strict >= 0.9:
+        return "none"
+    return "format" if lenient - strict >= 1 - lenient else "knowledge"

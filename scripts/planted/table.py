@@ -1,0 +1,377 @@
+"""PlantedGap: how often the diagnosis is right about models whose gaps are known, and whether its confidence holds.
+
+Everything from nothing, each stage kept and not repeated: two bases are trained, all their items are asked once by
+`diagnose.py`, and thousands of slices are drawn from the answers and judged. Truth is what the corpus holds.
+
+    python -m scripts.planted.table                # with trained bases about 15 minutes on 2 CPU cores
+    python -m scripts.planted.table --worlds 4     # a quick look
+
+Writes scripts/results/planted.json, planted.md and planted.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from diagnose.budget import settled
+from diagnose.calibration import calibrated
+from diagnose.config import PROBES, ProbesConfig, RuleConfig
+from diagnose.records import CLASSES, rounded
+from scripts.planted import scores
+from scripts.planted.scores import Slices, by_organism
+from scripts.planted.slices import Planted, World, judged, recording
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RESULTS = ROOT / "scripts" / "results"
+SIZES = (16, 32, 64, 128)
+PURE, MIXED = (1.0,), ((0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
+SPLITS = {"seen": ("a", False), "unseen recipe": ("a", True), "unseen base": ("b", False), "both unseen": ("b", True)}
+"""Name → base, and whether the recipes are those held out from fitting."""
+TURNS = tuple(range(16, 129, 8))
+PLACEBOS = {"shaped_own", "own_form", "given_other", "given_swapped"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The diagnosis, or the diagnosis without a part of it."""
+
+    name: str
+    without: str | None = None
+    """A probe that is not asked."""
+    placebo: bool = True
+    self_duels: bool = True
+    pooled: bool = True
+    """Slices of one eval set learn from each other what probes show."""
+    calibrated: bool = True
+
+
+FULL = Variant("full")
+ABLATIONS = (
+    *(Variant(f"without {p}", p) for p in ("shaped", "constrained", "sampled", "ranked", "given", "judged")),
+    Variant("without placebos", placebo=False),
+    Variant("without self against self", self_duels=False),
+    Variant("each slice alone", pooled=False),
+    Variant("uncalibrated", calibrated=False),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One world, judged once."""
+
+    world: World
+    variant: Variant
+    rule: RuleConfig
+    stopped: bool = False
+    """Bit by bit, until each slice is settled."""
+
+
+def main() -> int:
+    args = parsed()
+    rule = RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
+    rule = replace(rule, calibration=args.calibration or rule.calibration)
+    runs = {base: answered(base, args.out) for base in ("a", "b")}
+    found = {}
+    with ProcessPoolExecutor() as pool:
+        for name, jobs in cells(runs, rule, args.worlds):
+            found[name] = kept(args.out / "cells", name, jobs, pool)
+    result = {"command": " ".join(["python -m scripts.planted.table", *sys.argv[1:]])} | table(found)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "planted.json").write_text(json.dumps(rounded(result), indent=1) + "\n")
+    (RESULTS / "planted.md").write_text(markdown(result))
+    print(markdown(result))
+    draw(found)
+    return 0
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="bases, answers and judged slices")
+    parser.add_argument("--calibration", help="default: that of conf/rule")
+    parser.add_argument("--worlds", type=int, default=24, help="of six slices, per split, mixture and size")
+    return parser.parse_args()
+
+
+def answered(base: str, out: Path) -> Path:
+    """The run directory of a base: trained and diagnosed if that has not been done."""
+    folder = out / base
+    if not (folder / "checks.json").exists():
+        call("-m", "scripts.planted.base", base, "--out", str(folder))
+    if not (folder / "run" / "diagnosis.json").exists():
+        model, evalset = f"model.path={folder / 'model'}", f"evalset.path={folder / 'evalset.jsonl'}"
+        call("diagnose.py", model, evalset, f"out={folder / 'run'}", "wandb=disabled")
+    return folder / "run"
+
+
+def call(*arguments: str) -> None:
+    print("\n$ python", *arguments, flush=True)
+    subprocess.run([sys.executable, *arguments], check=True, cwd=ROOT)
+
+
+# ---------------------------------------------------------------- worlds
+
+
+def cells(runs: dict[str, Path], rule: RuleConfig, worlds: int) -> Iterator[tuple[str, list[Job]]]:
+    """Name → jobs. Every split in pure slices of all sizes and in mixtures; then ablations; then healthy slices."""
+    for number, (split, (base, held_out)) in enumerate(SPLITS.items()):
+        any_world = World(runs[base], recording(runs[base]).organisms(held_out), PURE, 64, ())
+
+        def worlds_of(
+            shares: tuple[float, ...], size: int, count: int = worlds, start: World = any_world, number: int = number
+        ) -> list[World]:
+            seeds = [(number, (PURE, *MIXED).index(shares), k) for k in range(count)]
+            return [replace(start, shares=shares, size=size, seed=seed) for seed in seeds]
+
+        for size in SIZES:
+            yield f"{split} | pure | {size}", [Job(w, FULL, rule) for w in worlds_of(PURE, size)]
+        for shares in MIXED:
+            yield f"{split} | {named(shares)} | 64", [Job(w, FULL, rule) for w in worlds_of(shares, 64)]
+        few = max(1, worlds // 4)
+        for variant in ABLATIONS:
+            some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, 64, count=few)]
+            yield f"{split} | {variant.name} | 64", [Job(w, variant, rule) for w in some]
+        some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, 128, count=few)]
+        yield f"{split} | stopped | 128", [Job(w, FULL, rule, stopped=True) for w in some]
+        none = replace(any_world, leads=("none",) * (1 if held_out else 2))
+        healthy = worlds_of(PURE, 128 if held_out else 64, 2 * worlds, none)
+        yield f"{split} | healthy, stopped | 128", [Job(w, FULL, rule, stopped=True) for w in healthy]
+
+
+def kept(folder: Path, name: str, jobs: list[Job], pool: ProcessPoolExecutor) -> Slices:
+    """The judged slices of a cell; from disk if the same jobs were done before."""
+    path = folder / f"{name.replace('/', '-').replace(' | ', '_').replace(' ', '-').replace(',', '')}.json"
+    asked = json.loads(json.dumps([asdict(job) for job in jobs], default=str))
+    if path.exists():
+        before = json.loads(path.read_text())
+        if before["jobs"] == asked:
+            return list(before["slices"])
+    slices = [s for part in pool.map(work, jobs) for s in part]
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"jobs": asked, "slices": slices}))
+    print(f"{name:<45} {len(slices):>4} slices", flush=True)
+    return slices
+
+
+def work(job: Job) -> Slices:
+    """Draw a world and judge it."""
+    log, variant = recording(job.world.run).log, job.variant
+    slices = job.world.draw()
+    settings = ProbesConfig(enabled=[p for p in PROBES if p != variant.without])
+    rule = calibrated(job.rule if variant.calibrated else replace(job.rule, calibration=None))
+    hidden = names_of(variant)
+    log = log.part({i.id for s in slices for i in s.items}, {p for p in log.probes if p not in hidden})
+    if job.stopped:
+        return stopped(slices, log, rule, settings)
+    groups = [slices] if variant.pooled else [[s] for s in slices]
+    return [s for group in groups for s in judged(group, log, rule, job.world.seed[-1], settings)]
+
+
+def names_of(variant: Variant) -> set[str]:
+    """What of the log a variant must not see."""
+    probes = {
+        "shaped": {"shaped", "shaped_own"},
+        "ranked": {"ranked_question", "ranked_statement"},
+        "given": {"given", "given_other", "given_swapped"},
+        "judged": {"judged", "self"},
+    }
+    hidden = probes.get(variant.without or "", {variant.without or ""})
+    return hidden | (set() if variant.placebo else PLACEBOS) | (set() if variant.self_duels else {"self"})
+
+
+def stopped(slices: list[Planted], log: Any, rule: RuleConfig, settings: ProbesConfig) -> Slices:
+    """As probes.budget=adaptive does: 16 items of each slice, then 8 more of those that are not settled."""
+    whole = {s.name: shuffled(s) for s in slices}
+    done: dict[str, dict[str, Any]] = {}
+    for turn in TURNS:
+        asked = {name: done[name]["n"] if name in done else turn for name in whole}
+        seen = [replace(s, items=s.items[: asked[n]], truths=s.truths[: asked[n]]) for n, s in whole.items()]
+        for found in judged(seen, log, rule, turn, settings):
+            name = found["slice"]
+            sure = settled(found["verdict"], found["said_kind"], found["p"], found["missing"], rule)
+            if name not in done and (sure or turn >= len(whole[name].items)):
+                done[name] = found
+        if len(done) == len(whole):
+            break
+    return [done[name] | {"truth": s.verdict, "right": sorted(s.right)} for name, s in whole.items()]
+
+
+def shuffled(s: Planted) -> Planted:
+    """Items of a mixture in an order that says nothing of their class."""
+    order = np.random.default_rng(len(s.items)).permutation(len(s.items))
+    return replace(s, items=tuple(s.items[k] for k in order), truths=tuple(s.truths[k] for k in order))
+
+
+# ---------------------------------------------------------------- the table
+
+
+def table(found: dict[str, Slices]) -> dict[str, Any]:
+    """Every figure with its 95 % interval over organisms, per split; ablations over all splits."""
+    rng = np.random.default_rng(0)
+    return {
+        "splits": {split: figures(split, found, rng) for split in SPLITS},
+        "ablations": {variant.name: ablated(variant, found, rng) for variant in (FULL, *ABLATIONS)},
+        "confusion": {split: scores.confusion(found[f"{split} | pure | 64"]) for split in SPLITS},
+    }
+
+
+def figures(split: str, found: dict[str, Slices], rng: np.random.Generator) -> dict[str, Any]:
+    pure = {str(n): found[f"{split} | pure | {n}"] for n in SIZES}
+    mixed = [s for shares in MIXED for s in found[f"{split} | {named(shares)} | 64"]]
+    at_64, stopped = pure["64"] + mixed, found[f"{split} | stopped | 128"]
+    wanted: dict[str, tuple[Any, Slices]] = {
+        "threshold_f1": (lambda part: scores.f1(part, "waterfall"), pure["64"]),
+        "two_rates_f1": (lambda part: scores.f1(part, "lenient_minus_strict"), pure["64"]),
+        "dominant": (scores.right, mixed),
+        "mixture_error": (scores.error, mixed),
+        "coverage90": (scores.covered, mixed),
+        "log_loss": (scores.log_loss, at_64),
+        "sure": (scores.sure, at_64),
+        "sure_and_right": (scores.sure_and_right, at_64),
+        "stopped_right": (scores.right, stopped),
+        "stopped_items": (lambda part: float(np.mean([s["n"] for s in part])), stopped),
+    }
+    wanted |= {f"f1_{n}": (scores.f1, slices) for n, slices in pure.items()}
+    wanted |= {f"f1_six_{n}": (scores.f1_six, slices) for n, slices in pure.items()}
+    return {name: by_organism(score, slices, rng) for name, (score, slices) in wanted.items()} | {
+        "calibration": scores.calibration(at_64, rng),
+        "false_gaps": scores.false_gaps(pure["64"]),
+        "false_gaps_stopped": scores.false_gaps(stopped + found[f"{split} | healthy, stopped | 128"]),
+    }
+
+
+def ablated(variant: Variant, found: dict[str, Slices], rng: np.random.Generator) -> dict[str, Any]:
+    """On the worlds on which all variants were tried."""
+    few: Slices = []
+    for split in SPLITS:
+        tried = found[f"{split} | {ABLATIONS[0].name} | 64"]
+        each = len(tried) // len((PURE, *MIXED))
+        same = [s for kind in map(named, (PURE, *MIXED)) for s in found[f"{split} | {kind} | 64"][:each]]
+        few += same if variant is FULL else found[f"{split} | {variant.name} | 64"]
+    kinds = {
+        "right": scores.right,
+        "right_class": scores.right_class,
+        "log_loss": scores.log_loss,
+        "coverage90": scores.covered,
+    }
+    return {name: by_organism(score, few, rng) for name, score in kinds.items()}
+
+
+def named(shares: tuple[float, ...]) -> str:
+    return "pure" if shares == PURE else "/".join(f"{100 * s:.0f}" for s in shares)
+
+
+TARGETS = {
+    "f1_64": ("macro-F1, 4 verdicts, 64 items", ".95 seen, .88 unseen"),
+    "f1_six_64": ("macro-F1, 6 classes, 64 items", ".90"),
+    "threshold_f1": ("- threshold waterfall, 4 verdicts", "beaten"),
+    "two_rates_f1": ("- lenient minus strict, 4 verdicts", "beaten"),
+    "f1_16": ("macro-F1, 4 verdicts, 16 items", ""),
+    "f1_32": ("… 32 items", ""),
+    "f1_128": ("… 128 items", ""),
+    "dominant": ("largest gap of a mixture found", ".88"),
+    "mixture_error": ("error of a class's share", ".04"),
+    "coverage90": ("90 % intervals hold the truth", ".85-.95"),
+    "sure_and_right": ("right when P ≥ .9", ".97"),
+    "sure": ("slices with P ≥ .9", ".70"),
+    "log_loss": ("log loss of the verdict", ""),
+    "stopped_right": ("right when stopped", ""),
+    "stopped_items": ("items asked until stopped", ""),
+}
+"""Figure → what a reader calls it, and what was to be reached."""
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table of the README."""
+    lines = [f"| | to reach | {' | '.join(SPLITS)} |", "|---" * (2 + len(SPLITS)) + "|"]
+    parts = result["splits"]
+    for name, (words, target) in TARGETS.items():
+        cells = [shown(parts[split][name], 0 if name == "stopped_items" else 2) for split in SPLITS]
+        lines.append(f"| {words} | {target} | {' | '.join(cells)} |")
+    found = [parts[split]["calibration"] for split in SPLITS]
+    cells = [f"{two(c['ece'])} ({two(c['null'])}, {two(c['null95'])})" for c in found]
+    lines.append(f"| ECE (of the perfectly calibrated: mean, 95 %) | within | {' | '.join(cells)} |")
+    for name, words in (("false_gaps", "false gaps, 64 items"), ("false_gaps_stopped", "false gaps, stopped")):
+        cells = [f"{f['k']} of {f['n']}" for f in (parts[split][name] for split in SPLITS)]
+        lines.append(f"| {words} | ≤ 2 % | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| 64 items, all splits | verdict right | class right | log loss | 90 % holds |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in result["ablations"].items():
+        lines.append(f"| {name} | {' | '.join(shown(value) for value in row.values())} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(found: dict[str, Any], digits: int = 2) -> str:
+    if found["value"] is None:
+        return "–"
+    return f"{two(found['value'], digits)} [{two(found['low'], digits)}, {two(found['high'], digits)}]"
+
+
+def two(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}".removeprefix("0") if digits else f"{value:.0f}"
+
+
+def draw(found: dict[str, Slices]) -> None:
+    """Confusion of the classes, and stated against realised probability, per split."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(SPLITS), figsize=(3.4 * len(SPLITS), 7), constrained_layout=True)
+    short = [c.removeprefix("knowledge_") for c in CLASSES]
+    for column, split in enumerate(SPLITS):
+        counts = scores.confusion(found[f"{split} | pure | 64"])
+        grid = np.array([[counts[t][c] for c in CLASSES] for t in CLASSES])
+        upper, lower = axes[0, column], axes[1, column]
+        upper.imshow(grid / np.maximum(grid.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+        for (row, col), count in np.ndenumerate(grid):
+            dark = count > grid[row].sum() / 2
+            upper.text(col, row, count or "", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        upper.set_xticks(range(len(short)), short, rotation=60, ha="right", fontsize=8)
+        upper.set_yticks(range(len(short)), short if column == 0 else [""] * len(short), fontsize=8)
+        upper.set_title(split, fontsize=10)
+        slices = [s for kind in map(named, (PURE, *MIXED)) for s in found[f"{split} | {kind} | 64"]]
+        reliability(lower, slices)
+        lower.set_xlabel("P of the likeliest verdict, as stated")
+    axes[0, 0].set_ylabel("planted (rows), said (columns)")
+    axes[1, 0].set_ylabel("share that was right")
+    figure.savefig(RESULTS / "planted.png", dpi=110)
+
+
+def reliability(axis: Any, slices: Slices, bins: int = 5) -> None:
+    """Equal-sized bins with Wilson intervals; the diagonal is perfect calibration."""
+    ordered = sorted(slices, key=lambda s: s["p_best"])
+    axis.plot([0.25, 1], [0.25, 1], color="#999999", linewidth=1)
+    for part in np.array_split(np.arange(len(ordered)), bins):
+        inside = [ordered[k] for k in part]
+        hit = scores.interval(sum(s["best"] in s["right"] for s in inside), len(inside))
+        stated = float(np.mean([s["p_best"] for s in inside]))
+        axis.errorbar(
+            stated,
+            hit["share"],
+            [[hit["share"] - hit["low"]], [hit["high"] - hit["share"]]],
+            fmt="o",
+            color="#1f5fa8",
+            markersize=4,
+        )
+    axis.set_xlim(0.25, 1.02)
+    axis.set_ylim(0.25, 1.02)
+    axis.set_aspect("equal")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
