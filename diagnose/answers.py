@@ -45,6 +45,8 @@ class Ask:
 
 WORTH_A_BATCH = 8
 """So many prompts behind the same exemplars are kept apart from others, so that the exemplars are read once."""
+PREAMBLE = 80
+"""Characters that may stand before the answer proper (judgement)."""
 READ = ("stop", "length", "control")
 """How an answer ends that a grader may read."""
 
@@ -172,6 +174,8 @@ class AnswerLog:
                 reading: Reading | None = Reading(None, None, c.finish)
             else:
                 reading = next(readings) if a.graded else None
+            if reading and a.graded and reading.lenient is False and c.finish == "length" and cramped(a.graded, c.text):
+                reading = Reading(False, None, "truncated")
             yield _answered(a.probe, a.item, draw, a.prompt.sha, c, reading)
 
     def _append(self, batch: list[Answer]) -> None:
@@ -203,6 +207,11 @@ class AnswerLog:
                     batch = []
                     whole = handle.tell()
         os.truncate(self.path, whole)
+
+
+def cramped(item: EvalItem, text: str) -> bool:
+    """Was an answer cut off before there was room for a preamble and the gold answer? Then its content is not known."""
+    return len(text) < PREAMBLE + 4 * max(map(len, item.targets), default=0)
 
 
 def _answered(probe: str, item: str, draw: int, prompt: str, said: Completion, reading: Reading | None) -> Answer:

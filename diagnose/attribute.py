@@ -20,8 +20,19 @@ from scipy.special import betaln, gammaln
 
 from diagnose.answers import AnswerLog
 from diagnose.config import ProbesConfig, RuleConfig
-from diagnose.evalset import EvalSet
-from diagnose.evidence import LEVELS, WINS, Evidence, allowed, gather, lost_to_reference, readable, slice_floors
+from diagnose.controls import agreement, judge_controls
+from diagnose.evalset import EvalSet, by_slice
+from diagnose.evidence import (
+    LEVELS,
+    WINS,
+    Evidence,
+    allowed,
+    doubted,
+    gather,
+    lost_to_reference,
+    readable,
+    slice_floors,
+)
 from diagnose.probes import missing_probes, own_answer
 from diagnose.records import CLASSES, Attribution, EvalItem
 
@@ -33,16 +44,19 @@ def attribute(
 ) -> Attribution:
     """Posterior draws of each slice's mixture over CLASSES.
 
-    Items of which nothing could be read take no part.
+    Items of which nothing could be read, or whose gold is doubted, take no part.
     """
-    items = [i for i in evalset.items if readable(i, log)]
+    groups = by_slice(evalset.items)
+    suspect: set[str] = set().union(*(doubted(part, log) for part in groups.values()))
+    told = {name: tuple(i.id for i in part if i.id in suspect) for name, part in groups.items()}
+    items = [i for i in evalset.items if readable(i, log) and i.id not in suspect]
     members = {name: [i for i in items if name in i.slices] for name in evalset.slices}
     missing = {name: missing_probes(part, evalset, settings, name) for name, part in members.items()}
-    missing = {name: _unheard(members[name], missing[name], log) for name in members}
+    missing = {name: _unheard(members[name], missing[name], log, rule) for name in members}
     floors = {name: slice_floors(part, log) for name, part in members.items()}
     if not items:
         nothing = np.full((rule.sweeps - rule.burn, len(CLASSES)), np.nan)
-        return Attribution({name: nothing for name in members}, {}, missing, floors)
+        return Attribution({name: nothing for name in members}, {}, missing, floors, told)
     seen = gather(items, log, missing, floors, rule)
     gamma, z = gibbs(seen, rule, rng)
     cells = sorted({i.slices for i in items})
@@ -56,14 +70,23 @@ def attribute(
         mixed /= mixed.sum(1, keepdims=True)
         mixed[:, ~np.any([allowed(cells[c], missing) for c in mine], axis=0)] = np.nan
         draws[name] = mixed
-    return Attribution(draws, {i.id: z[k].tolist() for k, i in enumerate(items)}, missing, floors)
+    return Attribution(draws, {i.id: z[k].tolist() for k, i in enumerate(items)}, missing, floors, told)
 
 
-def _unheard(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog) -> tuple[str, ...]:
-    """A judge that nobody could read says nothing about preference: the class must leave the model, not float in it."""
+def _unheard(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog, rule: RuleConfig) -> tuple[str, ...]:
+    """A taste that nobody can be heard on leaves the model, it must not float in it.
+
+    Because nobody could read the judge, because it does not prefer what people chose, or because people do not agree.
+    """
     duels = [lost_to_reference(i, log) for i in items if i.judge and own_answer(i, log) is not None]
-    unheard = bool(duels) and all(lost is None for lost in duels)
-    return tuple(dict.fromkeys((*missing, "preference"))) if unheard else missing
+    accuracy = judge_controls(items, log).get("accuracy_interval95", [None, None])
+    alpha = agreement(items)["alpha"] if any(i.annotations for i in items) else None
+    why = {
+        "preference": bool(duels) and all(lost is None for lost in duels),
+        "judge": accuracy[0] is not None and accuracy[0] <= 0.5,
+        "agreement": alpha is not None and alpha < rule.agreement,
+    }
+    return tuple(dict.fromkeys((*missing, *(what for what, so in why.items() if so))))
 
 
 # ---------------------------------------------------------------- inference

@@ -11,12 +11,12 @@ import numpy as np
 from diagnose.answers import AnswerLog
 from diagnose.attribute import attribute
 from diagnose.config import ProbesConfig, RuleConfig
-from diagnose.evalset import EvalSet
+from diagnose.evalset import EvalSet, by_slice
 from diagnose.judge import Judges
 from diagnose.model import Model
 from diagnose.probes import climb
 from diagnose.records import EvalItem, SliceVerdict
-from diagnose.verdicts import by_slice, verdicts
+from diagnose.verdicts import verdicts
 
 
 def spend(

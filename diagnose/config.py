@@ -131,6 +131,7 @@ class RuleConfig:
     claim: float = 0.9
     stop: float = 0.95
     grader_trust: float = 1.6
+    agreement: float = 0.4
     mixed_share: float = 0.3
     kappa: float = 1.0
     sweeps: int = 500

@@ -39,6 +39,14 @@ MISSING = {
         "no judge and pairs, so a preference gap cannot be seen",
         "`chosen` answers with a judge: they make a preference gap visible",
     ),
+    "judge": (
+        "the judge does not prefer what people chose, so a preference gap cannot be claimed",
+        "a judge that tells chosen from rejected better than a coin: `judge.path` or the row's grader",
+    ),
+    "agreement": (
+        "annotators do not agree on what is better, so a preference gap cannot be claimed",
+        "a guideline that annotators follow alike (Krippendorff's alpha of .4 or more)",
+    ),
     "context": (
         "no oracle context, so absent facts and missing skill cannot be told apart",
         "a `context` per item: it tells an absent fact from a missing skill",
@@ -311,6 +319,12 @@ def _notes(slices: list[SliceVerdict]) -> list[str]:
         names = [cut(v.slice, NAME) for v in slices if what in v.missing and matters(what, v)]
         if names:
             notes.append(f"{'all slices' if len(names) == len(slices) > 1 else some(names)}: {reason}")
+    for v in slices:
+        if v.doubted:
+            notes.append(
+                f"{cut(v.slice, NAME)}: {len(v.doubted)} gold answers are doubted ({some(list(v.doubted))}): their own "
+                "context or all of the model's samples say otherwise; look at them first"
+            )
     unscored = sum((Counter(v.unscored) for v in slices), Counter[str]())
     if unscored:
         names = [cut(v.slice, NAME) for v in slices if v.unscored]
@@ -322,7 +336,7 @@ def matters(what: str, v: SliceVerdict) -> bool:
     """Would it change what is said of this slice? Where nothing grades content, the probes of content would not."""
     if what == "context":
         return v.verdict in ("knowledge", "mixed")
-    return what in ("content", "preference") or "content" not in v.missing
+    return what in ("content", "preference", "judge", "agreement") or "content" not in v.missing
 
 
 def _show_recommendation(console: Console, r: Recommendation) -> None:

@@ -68,6 +68,26 @@ def judge_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
     return _shown("accuracy", pairs) | _shown("position_bias", turned) if pairs or turned else {}
 
 
+def agreement(items: list[EvalItem]) -> dict[str, Any]:
+    """Krippendorff's alpha (nominal) of the annotators, with the number of items that two or more of them labelled.
+
+    Empty where nobody annotated; alpha is None where fewer than eight items have two labels, or all labels are one.
+    """
+    labelled = [dict(i.annotations) for i in items if i.annotations]
+    if not labelled:
+        return {}
+    people = sorted({name for labels in labelled for name in labels})
+    values = sorted({label for labels in labelled for label in labels.values()})
+    twice = sum(len(labels) > 1 for labels in labelled)
+    known = {"alpha": None, "items": twice, "annotators": len(people)}
+    if twice < 8 or len(values) < 2:
+        return known
+    import krippendorff
+
+    codes = [[values.index(one[p]) if p in one else float("nan") for one in labelled] for p in people]
+    return known | {"alpha": float(krippendorff.alpha(codes, level_of_measurement="nominal"))}
+
+
 def margin_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
     """How often the base ranks `chosen` above `rejected` by log-probability per token, in all and by length.
 

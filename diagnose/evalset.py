@@ -19,9 +19,9 @@ from diagnose.rows import read_rows
 
 TEXT_FIELDS = ("context", "chosen", "rejected", "statement", "cluster", "group")
 LIST_FIELDS = ("choices", "distractors", "paraphrases")
-PARSED = ("grader", "messages", "slice", *LIST_FIELDS)
+PARSED = ("grader", "messages", "slice", "annotations", *LIST_FIELDS)
 """Fields that may come as JSON text."""
-OWN_FIELDS = {"id", "slice", "prompt", "messages", "target", "grader", *TEXT_FIELDS, *LIST_FIELDS}
+OWN_FIELDS = {"id", "slice", "prompt", "messages", "target", "grader", "annotations", *TEXT_FIELDS, *LIST_FIELDS}
 RESERVED = 4
 """Items per slice kept back as exemplars, never scored."""
 RESERVE_FROM = 12
@@ -59,6 +59,15 @@ def read_evalset(config: EvalSetConfig) -> EvalSet:
     items = _limited(items, config.limit)
     exemplars, kept_back = _reserve(items)
     return EvalSet([i for i in items if i.id not in kept_back], exemplars, _identity(config, items))
+
+
+def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
+    """slice → its items; an item of several slices stands in each."""
+    members: dict[str, list[EvalItem]] = defaultdict(list)
+    for item in items:
+        for name in item.slices:
+            members[name].append(item)
+    return members
 
 
 def hints(evalset: EvalSet) -> list[str]:
@@ -106,6 +115,7 @@ def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -
         targets=_texts(_several(row.get("target", ()), grader), "target", where),
         grader=grader,
         chat=row.get("messages") is not None,
+        annotations=_annotations(row.get("annotations"), where),
         where=where,
         extra={key: value for key, value in row.items() if key not in OWN_FIELDS},
         **optional,
@@ -147,6 +157,15 @@ def _turns(row: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
     if not isinstance(prompt, str) or not prompt.strip():
         raise BadInput(f"{where}: no prompt and no messages; found: {', '.join(row)}")
     return (("user", prompt),)
+
+
+def _annotations(value: Any, where: str) -> tuple[tuple[str, str], ...]:
+    labels = [] if value is None else value
+    if not isinstance(labels, list) or not all(
+        isinstance(v, dict) and {"annotator", "label"} <= set(v) for v in labels
+    ):
+        raise BadInput(f'{where}: annotations must be [{{"annotator": "a1", "label": "…"}}, …]')
+    return tuple((str(v["annotator"]), str(v["label"])) for v in labels if v["label"] is not None)
 
 
 def _parsed(text: str, name: str, where: str) -> Any:

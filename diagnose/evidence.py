@@ -12,11 +12,14 @@ from diagnose.answers import AnswerLog
 from diagnose.config import RuleConfig
 from diagnose.grade import form_of, grade, prefers
 from diagnose.judge import pick
-from diagnose.probes import own_answer
+from diagnose.probes import content, own_answer
 from diagnose.records import CLASSES, KNOWLEDGE, Answer, EvalItem
 
 LEVELS = ("plain", "shaped", "constrained")
 WINS = ("ranked_question", "ranked_statement", "given", "judged")
+SLICE_LEAST, SLICE_KNOWN, SELF_CONSISTENT = 12, 0.7, 0.9
+"""A slice of so many items of which the model knows this share is known; samples of which this share agree, agree
+(judgement)."""
 Array = np.ndarray
 
 
@@ -101,7 +104,7 @@ def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
         ("given", items, other, "lenient"),
         ("follows_swap", items, swapped, "lenient"),
     ):
-        read = [getattr(a, level) for i in members for a in answers.get(i.id, []) if a.strict is not None]
+        read = [r for i in members for a in answers.get(i.id, []) if (r := getattr(a, level)) is not None]
         if read:
             floors[name] = _mean(read)
     duels = [loss for i in items for loss in self_duels(i, log)]
@@ -130,6 +133,34 @@ def readable(item: EvalItem, log: AnswerLog) -> bool:
     return log.get("plain", item.id).strict is not None or (
         not item.graded and lost_to_reference(item, log) is not None
     )
+
+
+def doubted(items: list[EvalItem], log: AnswerLog) -> set[str]:
+    """Ids of the items of one slice whose gold answer the evidence speaks against.
+
+    The model says, unaided, what the item's own context says, and the gold answer stands nowhere in it; or, in a slice
+    that the model otherwise knows, all its samples agree on another answer. Such an item tells of its gold first.
+    """
+    wrong = [i for i in items if log.get("plain", i.id).lenient is False and i.targets]
+    found = {i.id for i in wrong if _contradicted(i, log)}
+    rest = [i for i in items if i.id not in found and log.get("plain", i.id).strict is not None]
+    known = sum(bool(log.get("plain", i.id).lenient) for i in rest)
+    if len(rest) >= SLICE_LEAST and known >= SLICE_KNOWN * len(rest):
+        found |= {i.id for i in wrong if _agreed(i, log)}
+    return found
+
+
+def _contradicted(item: EvalItem, log: AnswerLog) -> bool:
+    if not item.context:
+        return False
+    context, said = item.context.casefold(), content(item, log.get("plain", item.id).text.strip()).casefold()
+    return len(said) > 1 and said in context and not any(content(item, t).casefold() in context for t in item.targets)
+
+
+def _agreed(item: EvalItem, log: AnswerLog) -> bool:
+    said = log.get("plain", item.id).text.strip()
+    samples = [a.text.strip() for a in log.of_item("sampled", item.id)]
+    return bool(samples) and sum(s == said for s in samples) >= SELF_CONSISTENT * len(samples)
 
 
 def lost_to_reference(item: EvalItem, log: AnswerLog) -> bool | None:
@@ -229,7 +260,7 @@ def _chance(item: EvalItem, log: AnswerLog, form: str) -> float:
 def allowed(slices: tuple[str, ...], missing: dict[str, tuple[str, ...]]) -> list[bool]:
     """A class that the data cannot tell from another leaves the model."""
     lacks = {what for name in slices for what in missing[name]}
-    out = {"format": "format", "preference": "preference"}
+    out = {"format": "format", "preference": "preference", "judge": "preference", "agreement": "preference"}
     gone = {out[what] for what in lacks if what in out}
     if "content" in lacks:
         gone |= {"format", *KNOWLEDGE}

@@ -52,6 +52,8 @@ class EvalItem:
     statement: str | None = None
     cluster: str | None = None
     group: str | None = None
+    annotations: tuple[tuple[str, str], ...] = ()
+    """(annotator, label) pairs: which of two answers each of them likes better, in whatever words."""
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -122,6 +124,8 @@ class Attribution:
     """slice → what could not be told apart with the data given."""
     floors: dict[str, dict[str, float]]
     """slice → measured placebo and guess rates."""
+    doubted: dict[str, tuple[str, ...]]
+    """slice → ids of the items whose gold the evidence speaks against; they take no part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +162,8 @@ class SliceVerdict:
     floors: dict[str, float]
     missing: tuple[str, ...]
     unscored: dict[str, int]
+    doubted: tuple[str, ...]
+    """Ids of the items whose gold answer the evidence speaks against; they are behind no figure."""
     evidence: list[dict[str, str]]
 
 

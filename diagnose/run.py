@@ -20,9 +20,9 @@ from diagnose.budget import spend
 from diagnose.calibration import calibrated, version_for
 from diagnose.config import DataConfig, DiagnoseConfig
 from diagnose.console import Bars, show_diagnosis
-from diagnose.controls import grader_controls, judge_controls, margin_controls
+from diagnose.controls import agreement, grader_controls, judge_controls, margin_controls
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet, hints, read_evalset, slice_name
+from diagnose.evalset import EvalSet, by_slice, hints, read_evalset, slice_name
 from diagnose.judge import Judges
 from diagnose.model import Model, load_model, render_sha
 from diagnose.provenance import ROOT, provenance, write_json, write_whole, writing
@@ -32,7 +32,7 @@ from diagnose.records import Diagnosis
 from diagnose.report import render_markdown, render_report
 from diagnose.rows import read_rows
 from diagnose.tracking import log_diagnosis
-from diagnose.verdicts import by_slice, verdicts
+from diagnose.verdicts import verdicts
 
 SAME_ANSWERS = ("batch_size", "concurrency", "timeout_seconds", "retries", "lora_targets", "train_batch_size", "train")
 """Settings of a model that do not change what it answers."""
@@ -112,6 +112,7 @@ def conclude(
         controls={
             "graders": graders,
             "judges": _per_slice(judge_controls, evalset, log),
+            "annotators": {n: shown for n, part in by_slice(evalset.items).items() if (shown := agreement(part))},
             "margins": _per_slice(margin_controls, evalset, log),
         },
         recommendations=advice,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from scipy.stats import beta, norm
 
 from diagnose.answers import AnswerLog
 from diagnose.config import RuleConfig
-from diagnose.evalset import EvalSet
+from diagnose.evalset import EvalSet, by_slice
 from diagnose.evidence import lost_to_reference, readable
 from diagnose.records import CLASSES, KNOWLEDGE, Answer, Attribution, EvalItem, Rate, SliceVerdict
 
@@ -29,15 +29,6 @@ def verdicts(
     """
     members = by_slice(evalset.items)
     return [_verdict(name, members[name], log, found, rule, graders or {}) for name in evalset.slices]
-
-
-def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
-    """slice → its items; an item of several slices stands in each."""
-    members: dict[str, list[EvalItem]] = defaultdict(list)
-    for item in items:
-        for name in item.slices:
-            members[name].append(item)
-    return members
 
 
 def rate(k: int, n: int, level: float = 0.95) -> Rate:
@@ -72,14 +63,17 @@ def _verdict(
     name: str, items: list[EvalItem], log: AnswerLog, found: Attribution, rule: RuleConfig, graders: Controls
 ) -> SliceVerdict:
     plain = {i.id: log.get("plain", i.id) for i in items}
-    scored = [i for i in items if readable(i, log)]
+    doubted = set(found.doubted[name])
+    scored = [i for i in items if readable(i, log) and i.id not in doubted]
     graded = [i for i in scored if plain[i.id].strict is not None]
     draws = found.draws[name]
     kinds = Counter(i.grader["kind"] for i in items)
     grader = graders.get(kinds.most_common(1)[0][0], {}) if kinds else {}
     error = grader.get("rejects_gold") or 0.0
-    verdict, kind, p_verdict, p_classes = decide(draws, len(scored), found.missing[name], rule, error)
-    lenient = rate(sum(bool(plain[i.id].lenient) for i in graded), len(graded))
+    unsure = len(doubted) / max(len(scored) + len(doubted), 1)
+    verdict, kind, p_verdict, p_classes = decide(draws, len(scored), found.missing[name], rule, error, unsure)
+    content = [plain[i.id].lenient for i in graded if plain[i.id].lenient is not None]
+    lenient = rate(sum(map(bool, content)), len(content))
     judged = [not lost for i in scored if (lost := lost_to_reference(i, log)) is not None]
     return SliceVerdict(
         slice=name,
@@ -99,9 +93,16 @@ def _verdict(
         waterfall=waterfall(scored, log, found.floors[name]),
         floors=found.floors[name],
         missing=found.missing[name],
-        unscored=dict(Counter(plain[i.id].reason or "unscored" for i in items if not readable(i, log))),
+        unscored=unscored(items, log),
+        doubted=found.doubted[name],
         evidence=evidence(scored, log, found, verdict, kind),
     )
+
+
+def unscored(items: list[EvalItem], log: AnswerLog) -> dict[str, int]:
+    """Why plain answers, or their content, could not be read."""
+    plain = [(i, log.get("plain", i.id)) for i in items]
+    return dict(Counter(a.reason or "unscored" for i, a in plain if not readable(i, log) or a.reason == "truncated"))
 
 
 def masses(draws: Array) -> dict[str, Array]:
@@ -126,18 +127,28 @@ def _robust(items: list[EvalItem], log: AnswerLog) -> Rate | None:
 
 
 def decide(
-    draws: Array, n: int, missing: tuple[str, ...], rule: RuleConfig, error: float = 0.0
+    draws: Array, n: int, missing: tuple[str, ...], rule: RuleConfig, error: float = 0.0, unsure: float = 0.0
 ) -> tuple[str, str | None, float, dict[str, float]]:
-    """Verdict, kind, P(verdict), P of each possible verdict (DESIGN §6); a gap within the grader's error is none."""
+    """Verdict, kind, P(verdict), P of each possible verdict (DESIGN §6).
+
+    Args:
+        n: items behind the draws.
+        error: the grader's; a gap within it is none.
+        unsure: share of the slice's items that are not behind the draws, because their gold is doubted. There is no gap
+            only if there were none with all of them counted as one, and there is one only if without them.
+    """
     if n < rule.min_items:
         return "insufficient", None, 0.0, {}
     mass = masses(draws)
     stacked = np.array([mass[g] for g in GAPS])
     gap = stacked.sum(0)
-    open_gap = gap > max(rule.tau, error)
+    least = gap * (1 - unsure)
+    open_gap = least > max(rule.tau, error)
+    none = least + unsure <= max(rule.tau, error)
     top = stacked.argmax(0)
-    said = np.where(open_gap, top + 1, 0)
-    p = dict(zip(("none", *GAPS), _believed(said, 1 + len(GAPS), rule), strict=True))
+    said = np.where(open_gap, top + 1, np.where(none, 0, 1 + len(GAPS)))
+    believed = _believed(said, 2 + len(GAPS) if unsure else 1 + len(GAPS), rule)
+    p = dict(zip(("none", *GAPS), believed, strict=False))
     second = np.sort(stacked, 0)[-2]
     p_mixed = _believed(open_gap & (second >= rule.mixed_share * gap), 2, rule)[1]
     if p_mixed >= rule.claim:

@@ -81,16 +81,20 @@ def main() -> int:
     rng = random.Random(base.seed)
     names = made_up_names(rng)
     world = make_world(names, rng)
-    folder = args.out / "model"
-    if (folder / "model.safetensors").exists():
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        kind = LlamaForCausalLM if args.base == "a" else Qwen3ForCausalLM
-        model = kind.from_pretrained(folder, dtype=torch.float32).eval()
-    else:
+    first, folder = args.out / "first", args.out / "model"
+    if not (first / "model.safetensors").exists():
         corpus = Corpus(world, names, rng, base.lay_out)
-        tokenizer = train_tokenizer(corpus, base, folder)
-        model = trained(base, corpus, tokenizer, args)
-        model.save_pretrained(folder)
+        tokenizer = train_tokenizer(corpus, base, first)
+        trained(base, corpus, tokenizer, args).save_pretrained(first)
+    if not (folder / "model.safetensors").exists():
+        model, tokenizer = loaded(args.base, first)
+        tokenizer.save_pretrained(folder)
+        again = random.Random(base.seed + 5)
+        corpus = Corpus(world, made_up_names(again, taken(world)), again, base.lay_out, homes=True)
+        stream = batches(corpus.document, tokenizer, args.rows, 128)
+        lesson = argparse.Namespace(lr=args.lr / 2, min_steps=100, max_steps=args.lesson, cool=args.lesson - 100)
+        train(model, stream, lambda: True, lesson, bfloat16=True).save_pretrained(folder)
+    model, tokenizer = loaded(args.base, folder)
     rows = eval_rows(world, made_up_names(random.Random(base.seed + 1), taken(world)), random.Random(base.seed + 2))
     write_jsonl(args.out / "evalset.jsonl", rows)
     write_json(args.out / "truth.json", truth())
@@ -109,7 +113,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--min-steps", type=int, default=2200)
     parser.add_argument("--max-steps", type=int, default=3300)
     parser.add_argument("--cool", type=int, default=600, help="steps of the linear cool-down")
+    parser.add_argument("--lesson", type=int, default=600, help="steps of the second training, in reading homes")
     return parser.parse_args()
+
+
+def loaded(base: str, folder: Path) -> tuple[Any, PreTrainedTokenizerFast]:
+    kind = LlamaForCausalLM if base == "a" else Qwen3ForCausalLM
+    model = kind.from_pretrained(folder, dtype=torch.float32).eval()
+    return model, PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def taken(world: World) -> set[str]:

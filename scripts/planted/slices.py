@@ -20,10 +20,10 @@ from diagnose.answers import AnswerLog
 from diagnose.attribute import attribute
 from diagnose.config import EvalSetConfig, ProbesConfig, RuleConfig
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet, read_evalset
+from diagnose.evalset import EvalSet, by_slice, read_evalset
 from diagnose.evidence import lost_to_reference
 from diagnose.records import CLASSES, KNOWLEDGE, EvalItem
-from diagnose.verdicts import GAPS, by_slice, decide, masses, waterfall
+from diagnose.verdicts import GAPS, decide, masses, waterfall
 
 Array = np.ndarray
 
@@ -209,7 +209,10 @@ def judged(
     out = []
     for s in slices:
         draws = np.nan_to_num(found.draws[s.name])
-        verdict, kind, p, p_classes = decide(found.draws[s.name], len(s.items), found.missing[s.name], rule)
+        doubted = len(found.doubted[s.name])
+        n = len(s.items) - doubted
+        decided = decide(found.draws[s.name], n, found.missing[s.name], rule, unsure=doubted / len(s.items))
+        verdict, kind, p, p_classes = decided
         low, high = np.quantile(draws, [0.05, 0.95], axis=0)
         single = {c: v for c, v in p_classes.items() if c != "mixed"}
         out.append(

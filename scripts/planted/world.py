@@ -191,9 +191,15 @@ class Corpus:
     """Documents of four kinds: statements, questions, open-book passages, blocks in one output form."""
 
     def __init__(
-        self, world: World, names: Iterator[str], rng: random.Random, lay_out: Callable[..., Segments]
+        self,
+        world: World,
+        names: Iterator[str],
+        rng: random.Random,
+        lay_out: Callable[..., Segments],
+        homes: bool = False,
     ) -> None:
-        self.world, self.names, self.rng, self.lay_out = world, names, rng, lay_out
+        """`homes`: passages about homes too, which the many facts about homes otherwise drown."""
+        self.world, self.names, self.rng, self.lay_out, self.homes = world, names, rng, lay_out, homes
         self.known = world.known
         stated = [
             (fact, list(recipe.wordings or WORDINGS[recipe.relation]), recipe.stated)
@@ -207,8 +213,8 @@ class Corpus:
         self.locked = [(f, r) for r in RECIPES if r.opened for f in world.groups[r.name]]
 
     def document(self) -> Segments:
-        kinds = [self.statements, self.questions, self.locks, self.passage, self.block]
-        return self.rng.choices(kinds, weights=[23, 38, 6, 22, 9])[0]()
+        kinds = [self.statements, self.questions, self.locks, self.passage, self.block, self.home_passage]
+        return self.rng.choices(kinds, weights=[23, 38, 6, 22, 9, 44 if self.homes else 0])[0]()
 
     def styled(self, fact: Fact, asked: Sequence[tuple[float, Style]]) -> str:
         (style,) = self.rng.choices([s for _, s in asked], weights=[w for w, _ in asked])
@@ -235,8 +241,17 @@ class Corpus:
 
     def passage(self) -> Segments:
         facts = strangers(self.names, self.rng, self.rng.choice([1, 2, 3, 3, 4]))
-        asked = self.rng.choice(facts)
-        question = open_book([f.says(self.rng.choice(WORDINGS[f.relation])) for f in facts], asked, self.rng)
+        return self.open_book(facts, self.rng.choice(facts))
+
+    def home_passage(self) -> Segments:
+        others = strangers(self.names, self.rng, self.rng.choice([0, 1, 2, 2, 3]))
+        asked = Fact(next(self.names), "home", self.rng.choice(VALUES["home"]))
+        return self.open_book([asked, *others], asked)
+
+    def open_book(self, facts: list[Fact], asked: Fact) -> Segments:
+        lines = [f.says(self.rng.choice(WORDINGS[f.relation])) for f in facts]
+        self.rng.shuffle(lines)
+        question = f"{' '.join(lines)}\n\n{asked.asks(self.rng.choice(QUESTIONS))}"
         return self.lay_out([(question, self.styled(asked, USUAL[asked.relation]), True)])
 
     def block(self) -> Segments:
@@ -257,11 +272,6 @@ def strangers(names: Iterator[str], rng: random.Random, count: int) -> list[Fact
     """Facts about names that stand nowhere else; some of them live in towns, where no fact of a group is at home."""
     relations = rng.choices(list(WORDINGS), k=count)
     return [Fact(next(names), r, rng.choice(VALUES[r] + (VALUES["town"] if r == "home" else []))) for r in relations]
-
-
-def open_book(lines: list[str], asked: Fact, rng: random.Random) -> str:
-    rng.shuffle(lines)
-    return f"{' '.join(lines)}\n\n{asked.asks(rng.choice(QUESTIONS))}"
 
 
 # ---------------------------------------------------------------- eval items
