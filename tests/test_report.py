@@ -56,7 +56,7 @@ def slice_of(name: str, top: str = "format", share: float = 0.7, n: int = 40, **
         "strict": rate(round(n * (1 - share)), n), "lenient": rate(n, n), "lenient_corrected": rate(n - 1, n),
         "preferred": None, "robust": rate(7, 8),
         "waterfall": {"strict": 1 - share, "lenient": share, "shaped": 0.0, "sampled": 0.0, "given": 0.0, "rest": 0.0},
-        "floors": {"guess": 0.13}, "missing": (), "unscored": {},
+        "floors": {"guess": 0.13}, "missing": (), "unscored": {}, "doubted": (),
         "evidence": [{"item": f"{name}-1", "probe": p, "text": f"{p} of {name}"} for p in ("prompt", "plain")],
     }  # fmt: skip
     return SliceVerdict(**fields | changes)
@@ -87,7 +87,9 @@ def diagnosis_of(*slices: SliceVerdict, advice: list[Recommendation] | None = No
 def nasty_diagnosis(text: str) -> Diagnosis:
     """Everything that comes from a user or a model says this."""
     evidence = [{"item": text, "probe": "plain", "text": text}]
-    one = slice_of(text, share=0.9, evidence=evidence, unscored={text: 2}, missing=("context", "preference"))
+    one = slice_of(
+        text, share=0.9, evidence=evidence, unscored={text: 2}, doubted=(text,), missing=("context", "preference")
+    )
     advice = advice_for(text, command=f"python train.py '{text}'", why=text, would_flip=text)
     found = diagnosis_of(one, slice_of("plain"), advice=[advice])
     return replace(found, run=RUN | {"command": ["diagnose.py", text], "device": text})
@@ -177,7 +179,7 @@ def test_every_advice_and_its_command_stand_in_both() -> None:
 
 def test_all_that_can_be_missing_is_explained_in_both() -> None:
     nothing = missing_probes([], EvalSet(items=[], exemplars={}, sha256=""), ProbesConfig(enabled=[]), "s")
-    assert set(nothing) == set(MISSING)
+    assert {*nothing, "judge", "agreement"} == set(MISSING)
     for what, (cannot, buys) in MISSING.items():
         v = slice_of("lacking", top="knowledge_absent", missing=(what,))
         page, text = (render(diagnosis_of(v, slice_of("x"))) for render in (render_report, render_markdown))
