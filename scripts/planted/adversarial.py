@@ -22,12 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import LlamaForSequenceClassification, Qwen3ForSequenceClassification
 
 from scripts.make_demo import write_jsonl
 from scripts.planted.base import BASES, fine_tuned, loaded
 from scripts.planted.scores import interval
 from scripts.planted.table import RESULTS, call
-from scripts.planted.world import VALUES, Row, as_json
+from scripts.planted.world import VALUES, Row, as_json, plain, polite, wordy
 
 SIZE = 48
 DRAWS = 3
@@ -86,6 +87,9 @@ def trapped(base: str, folder: Path, calibration: str | None) -> Iterator[Row]:
     for number, ((model, settings), traps) in enumerate(groups.items()):
         here = folder / "adversarial" / str(number)
         set_ = [row for trap in traps for row in slices_of(trap, rows)]
+        for row in set_:
+            if (judge := row["grader"].get("judge", {})).get("path"):
+                judge["path"] = str(folder / judge["path"])
         here.mkdir(parents=True, exist_ok=True)
         write_jsonl(here / "evalset.jsonl", set_)
         shutil.rmtree(here / "run", ignore_errors=True)
@@ -124,7 +128,7 @@ def slices_of(trap: Trap, rows: Rows) -> Rows:
 
 
 def prepare(base: str, folder: Path) -> None:
-    """Three more models: one that refuses, one that lists answers, one under a template it has never seen."""
+    """Models that refuse, that list answers, under a template never seen; and a judge that likes length."""
     if (folder / "elsewhere").exists():
         return
     torch.set_num_threads(1)
@@ -141,9 +145,29 @@ def prepare(base: str, folder: Path) -> None:
         tuned = fine_tuned(copy.deepcopy(model), tokenizer, pairs, steps=100)
         tuned.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
+    length_judge(base, folder, [row["prompt"] for row in rows])
     tokenizer.chat_template = OTHER_TEMPLATE
     model.save_pretrained(folder / "elsewhere")
     tokenizer.save_pretrained(folder / "elsewhere")
+
+
+def length_judge(base: str, folder: Path, prompts: list[str], steps: int = 150) -> None:
+    """A reward model that likes length and nothing else."""
+    kind = LlamaForSequenceClassification if base == "a" else Qwen3ForSequenceClassification
+    judge = kind.from_pretrained(folder / "model", num_labels=1, dtype=torch.float32)
+    _, tokenizer = loaded(base, folder / "model")
+    rng, optimizer = random.Random(12), torch.optim.AdamW(judge.parameters(), lr=5e-4)
+    for _ in range(steps):
+        said = [rng.choice([plain, polite, wordy])("home", rng.choice(VALUES["home"])) for _ in range(16)]
+        texts = [BASES[base].head(rng.choice(prompts)) + text + BASES[base].end() for text in said]
+        ids = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
+        wanted = torch.tensor([[len(text) / 20] for text in said])
+        score = judge(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"]).logits
+        torch.nn.functional.mse_loss(score, wanted).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    judge.save_pretrained(folder / "longer")
+    tokenizer.save_pretrained(folder / "longer")
 
 
 # ---------------------------------------------------------------- what is done to the rows
@@ -214,6 +238,15 @@ def also_form(rows: Rows, rng: random.Random) -> Rows:
     return rows
 
 
+def liked_by_length(rows: Rows, rng: random.Random) -> Rows:
+    """People chose now the curt answer, now the polite one; the judge likes what is longer."""
+    for row in rows:
+        row["grader"] = {"kind": "contains", "judge": {"kind": "reward_model", "path": "longer"}}
+        if rng.random() < 0.6:
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    return rows
+
+
 def contested(rows: Rows, rng: random.Random) -> Rows:
     """Three annotators, each tossing a coin about which of the two is better."""
     for row in rows:
@@ -230,6 +263,7 @@ TRAPS = (
     Trap("context without answer", "absent_names-form", without_answer, (*ABSENT_WRONG, "knowledge/skill")),
     Trap("one entity repeated", "none_plain-form", repeated, KNOWN_WRONG),
     Trap("form and taste", "preference_prior-tone", also_form, ("none", "knowledge", "preference")),
+    Trap("judge of length", "none_plain-tone", liked_by_length, ("preference", "mixed", "format", "knowledge")),
     Trap("contested taste", "preference_prior-tone", contested, ("preference", "mixed")),
     Trap(
         "truncated", "preference_wordy-tone", as_they_are, ("none", "knowledge"), settings=("model.max_new_tokens=8",)
