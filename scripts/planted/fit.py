@@ -31,6 +31,7 @@ from diagnose.errors import BadInput
 from diagnose.evalset import EvalSet
 from diagnose.evidence import LEVELS, WINS, Evidence, gather, slice_floors
 from diagnose.probes import missing_probes
+from diagnose.records import rounded
 from scripts.planted.slices import Pool, Recording, World, judged, recording
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -38,11 +39,7 @@ Array = np.ndarray
 SHARES = ((1.0,), (0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
 """Of the classes in a slice: pure ones and the mixtures of the issue."""
 SIZES = (32, 64)
-GRID = {
-    "strength": (6.0, 12.0, 36.0),
-    "weights": (0.3, 0.5, 0.7, 1.0),
-    "effective": (0.3, 0.5, 0.7, 1.0),
-}
+GRID = {"strength": (12.0, 36.0), "weights": (0.5, 0.7, 1.0), "effective": (0.3, 0.5, 0.7, 1.0)}
 LEAST_ITEMS = 8
 LEAST, MOST = 0.02, 0.98
 """Templates stay off 0 and 1: what two recipes never did, a third may."""
@@ -58,7 +55,7 @@ def main() -> int:
     prior = RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
     prior = replace(prior, calibration=None)
     tried = list(search(args.runs, prior, args.worlds, args.seed))
-    best = min(tried, key=lambda t: t["loss"])
+    best = taken(tried)
     print(f"taken: {summary(best)}")
     found = Calibration(
         version=args.version,
@@ -67,7 +64,7 @@ def main() -> int:
             "command": " ".join(["python -m scripts.planted.fit", *sys.argv[1:]]),
             "organisms": sorted({f"{s.name}/{p.organism}" for s in sources for p in s.pools}),
             "items": sum(len(p.items) for s in sources for p in s.pools),
-            "tried": tried,
+            "tried": [rounded({k: v for k, v in t.items() if k != "losses"}, 4) for t in tried],
         },
         strength=best["strength"],
         effective=best["effective"],
@@ -206,6 +203,24 @@ def search(runs: Sequence[Path], prior: RuleConfig, worlds: int, seed: int) -> I
             yield found
 
 
+def taken(tried: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the settings that judge as well as the best, within a standard error, and whose intervals cover: the modest.
+
+    Planted models are cleaner than the world; sharpness that was not needed there is not believed. Weights below 1 must
+    be needed; of `effective`, the least share with which 90 % intervals still hold the truth in .85 to .95.
+    """
+    best = min(tried, key=lambda t: t["loss"])
+    equal = []
+    for one in tried:
+        worse = np.array(one["losses"]) - np.array(best["losses"])
+        if worse.mean() <= worse.std() / np.sqrt(len(worse)):
+            equal.append(one)
+    covering = [t for t in equal if 0.85 <= t["coverage90"] <= 0.95]
+    if not covering:
+        return min(equal, key=lambda t: abs(t["coverage90"] - 0.9))
+    return min(covering, key=lambda t: (-t["weights"], t["effective"], t["strength"]))
+
+
 def split(source: Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Two halves of the organisms that are for fitting: of every class, every second one."""
     by_class: dict[str, list[str]] = {}
@@ -228,20 +243,23 @@ def weights(weight: float, prior: RuleConfig) -> dict[str, float]:
     return {rung: 1.0 if rung == "plain" else weight for rung in prior.weights}
 
 
-def measured(slices: list[dict[str, Any]]) -> dict[str, float]:
-    """Log loss at the best temperature, that temperature, share of right verdicts, coverage of the 90 % intervals."""
+def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
+    """Log loss at the best temperature of 1 or more, that temperature, the share of right verdicts, and coverage."""
     p = np.array([list(s["p_classes"].values()) for s in slices])
     right = np.array([[c in s["right"] for c in s["p_classes"]] for s in slices])
 
-    def loss(free: Array) -> float:
-        cooled = p ** (1 / np.exp(free[0]))
+    def losses(temperature: float) -> Array:
+        cooled = p ** (1 / temperature)
         cooled /= cooled.sum(1, keepdims=True)
-        return float(-np.log((cooled * right).sum(1).clip(1e-12)).mean())
+        return -np.log((cooled * right).sum(1).clip(1e-12))
 
-    best = minimize(loss, np.zeros(1), method="Nelder-Mead")
+    # Never sharper than the draws themselves: planted models are cleaner than the world.
+    best = minimize(lambda free: losses(1 + free[0] ** 2).mean(), np.ones(1), method="Nelder-Mead")
+    temperature = float(1 + best.x[0] ** 2)
     return {
         "loss": float(best.fun),
-        "temperature": float(np.exp(best.x[0])),
+        "losses": losses(temperature).tolist(),
+        "temperature": temperature,
         "right": float(np.mean([s["best"] in s["right"] for s in slices])),
         "coverage90": float(np.mean([c for s in slices for c in s["covered"]])),
         "slices": len(slices),

@@ -110,7 +110,7 @@ def answered(base: str, out: Path) -> Path:
         call("-m", "scripts.planted.base", base, "--out", str(folder))
     if not (folder / "run" / "diagnosis.json").exists():
         model, evalset = f"model.path={folder / 'model'}", f"evalset.path={folder / 'evalset.jsonl'}"
-        call("diagnose.py", model, evalset, f"out={folder / 'run'}", "wandb=disabled")
+        call("diagnose.py", model, evalset, f"out={folder / 'run'}", "model.max_new_tokens=40", "wandb=disabled")
     return folder / "run"
 
 

@@ -1,0 +1,241 @@
+"""What is fitted on models of known gaps, what it changes, and what stays unsaid because the data do not bear it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import ROOT, ScriptedModel, planted_rows
+
+from diagnose.answers import cramped
+from diagnose.calibration import FITTED, calibrated, read_calibration, version_for
+from diagnose.config import RuleConfig
+from diagnose.controls import agreement
+from diagnose.errors import BadInput
+from diagnose.records import CLASSES, EvalItem
+from diagnose.verdicts import decide
+from scripts.planted import fit, scores
+from scripts.planted.slices import Planted, World, judged, recording
+from scripts.planted.table import FULL, Job, work
+
+# ---------------------------------------------------------------- the file
+
+
+def written(folder: Path, rule: RuleConfig, **changes: Any) -> str:
+    values = {name: asdict(rule)[name] for name in FITTED}
+    found = {"version": "mine-1", "families": ["llama"], "fitted_on": {}} | values | changes
+    (folder / "mine.json").write_text(json.dumps(found))
+    return str(folder / "mine.json")
+
+
+def test_a_calibration_replaces_what_was_fitted_and_nothing_else(tmp_path: Path, rule: RuleConfig) -> None:
+    path = written(tmp_path, rule, temperature=2.0, effective=0.5)
+    found = calibrated(replace(rule, calibration=path))
+    assert found == replace(rule, calibration=path, temperature=2.0, effective=0.5)
+    assert calibrated(replace(rule, calibration=None)) == replace(rule, calibration=None)
+
+
+def test_it_holds_for_the_families_it_was_made_on(tmp_path: Path, rule: RuleConfig) -> None:
+    own = replace(rule, calibration=written(tmp_path, rule))
+    assert version_for(own, "llama") == "mine-1"
+    assert version_for(own, "gemma") == version_for(own, None) == "none"
+    assert version_for(replace(own, calibration=None), "llama") == "none"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "no calibration"),
+        ("[1]", "no calibration"),
+        ('{"version": "x"}', "no calibration"),
+        ('{"version": "x", "unknown": 1}', "no calibration"),
+    ],
+)
+def test_a_file_that_is_none_is_named(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(BadInput, match=says):
+        read_calibration(str(tmp_path / "c.json"))
+    with pytest.raises(BadInput, match="No such file"):
+        read_calibration(str(tmp_path / "other.json"))
+
+
+@pytest.mark.parametrize("changes", [{"effective": 0.0}, {"temperature": -1.0}, {"templates": {"plain": {"mood": 1}}}])
+def test_values_out_of_range_are_refused(tmp_path: Path, rule: RuleConfig, changes: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="out of range"):
+        read_calibration(written(tmp_path, rule, **changes))
+
+
+def test_every_shipped_calibration_is_readable_and_speaks_of_every_rung(rule: RuleConfig) -> None:
+    for path in (ROOT / "conf" / "calibration").glob("*.json"):
+        found = read_calibration(str(path))
+        assert found.version == path.stem and found.families
+        assert set(found.templates) == set(rule.templates) and set(found.weights) == set(rule.weights)
+        assert max(found.weights.values()) <= 1.0
+
+
+# ---------------------------------------------------------------- what its values do
+
+
+def draws_of(share: float, n: int, rng: np.random.Generator) -> np.ndarray:
+    """400 draws of a slice with a format gap of this share."""
+    gap = rng.beta(share * n + 0.5, (1 - share) * n + 0.5, 400)
+    draws = np.zeros((400, len(CLASSES)))
+    draws[:, 0], draws[:, 1] = 1 - gap, gap
+    return draws
+
+
+def test_a_warmer_rule_is_less_sure_and_no_draws_are_certainty(rule: RuleConfig) -> None:
+    draws = draws_of(0.9, 40, np.random.default_rng(0))
+    cold = decide(draws, 40, (), replace(rule, temperature=1.0))[3]
+    warm = decide(draws, 40, (), replace(rule, temperature=2.0))[3]
+    assert 0.99 < cold["format"] < 1.0 and warm["format"] < cold["format"]
+    for p in (cold, warm):
+        assert sum(v for name, v in p.items() if name != "mixed") == pytest.approx(1.0)
+
+
+def test_doubted_gold_is_neither_a_gap_nor_its_absence(rule: RuleConfig) -> None:
+    rule = replace(rule, temperature=1.0)
+    healthy = draws_of(0.01, 60, np.random.default_rng(0))
+    assert decide(healthy, 60, (), rule)[0] == "none"
+    assert decide(healthy, 60, (), rule, unsure=0.2)[0] == "insufficient", "a fifth of the items could be a gap"
+    ill = draws_of(0.6, 60, np.random.default_rng(0))
+    assert decide(ill, 60, (), rule, unsure=0.2)[0] == "format", "the rest has a gap whatever they are"
+
+
+# ---------------------------------------------------------------- what the data do not bear
+
+
+def test_gold_that_contradicts_what_the_model_and_the_context_say_is_doubted(diagnose_scripted: Any) -> None:
+    rows = planted_rows({"known": ["none"] * 40})
+    wrong = [row for k, row in enumerate(rows) if k % 8 == 0]
+    said = {row["prompt"]: row["target"] for row in rows}
+
+    class Keeps(ScriptedModel):
+        """Answers with what was true before the gold was changed."""
+
+        def _say(self, prompt: Any, rng: Any, temperature: float) -> str:
+            return said[prompt.turns[-1][1].split("\n\n")[-1]]
+
+    for row in wrong:
+        row["target"], row["distractors"][0] = row["distractors"][0], row["target"]
+    found = diagnose_scripted(rows, model=Keeps).slices[0]
+    kept = {row["id"] for row in wrong} & set(found.doubted)
+    assert set(found.doubted) == kept and len(kept) >= len(wrong) - 2, "all but those that serve as exemplars"
+    assert found.verdict in ("none", "insufficient") and found.strict.k == found.strict.n
+
+
+def test_a_model_that_believes_wrong_things_is_not_excused(diagnose_scripted: Any) -> None:
+    """Self-consistent wrong answers in a slice that it does not know are its own, not the gold's."""
+    found = diagnose_scripted(planted_rows({"unknown": ["absent"] * 40})).slices[0]
+    assert not found.doubted and found.verdict == "knowledge"
+
+
+def test_an_answer_cut_off_before_there_was_room_is_not_known_to_be_wrong() -> None:
+    item = EvalItem(id="i", slices=("s",), turns=(("user", "q"),), targets=("bread",), grader={}, where="f:1")
+    assert cramped(item, "Since you ask, and as far as")
+    assert not cramped(item, "x" * 200), "here was room for a preamble and the answer"
+
+
+def annotated(labels: list[str]) -> EvalItem:
+    pairs = tuple((f"a{k}", label) for k, label in enumerate(labels))
+    return EvalItem(id="i", slices=("s",), turns=(), targets=(), grader={}, where="", annotations=pairs)
+
+
+def test_alpha_is_as_published() -> None:
+    """The example of Krippendorff (2011), Computing Krippendorff's alpha-reliability, section C: nominal alpha .743."""
+    a = [1, 2, 3, 3, 2, 1, 4, 1, 2, None, None, None]
+    b = [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, None, 3]
+    c = [None, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, None]
+    d = [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, None]
+    items = []
+    for unit in zip(a, b, c, d, strict=True):
+        pairs = tuple((f"a{k}", str(v)) for k, v in enumerate(unit) if v is not None)
+        items.append(replace(annotated([]), annotations=pairs))
+    assert agreement(items)["alpha"] == pytest.approx(0.743, abs=0.001)
+    assert agreement([annotated([])]) == {} and agreement([annotated(["x", "y"])])["alpha"] is None
+
+
+@pytest.mark.parametrize(("contested", "verdict"), [(True, "none"), (False, "preference")])
+def test_a_taste_on_which_people_disagree_is_no_gap(diagnose_scripted: Any, contested: bool, verdict: str) -> None:
+    rows = planted_rows({"disliked": ["preference"] * 40})
+    for k, row in enumerate(rows):
+        labels = [k % 2, k // 2 % 2, k // 4 % 2] if contested else [k % 2] * 3
+        row["annotations"] = [{"annotator": f"a{j}", "label": f"l{label}"} for j, label in enumerate(labels)]
+    found = diagnose_scripted(rows).slices[0]
+    assert ("agreement" in found.missing) == contested and found.verdict == verdict
+
+
+# ---------------------------------------------------------------- slices drawn from a recording
+
+
+def test_worlds_hold_what_they_say(demo_diagnosis: Path) -> None:
+    source = recording(demo_diagnosis)
+    world = World(demo_diagnosis, source.organisms(False), (0.7, 0.3), 20, (1,))
+    slices = world.draw()
+    asked = [i.turns for s in slices for i in s.items]
+    assert len(asked) == len(set(asked)), "no question stands in two slices"
+    assert slices == world.draw() and slices != replace(world, seed=(2,)).draw()
+    for s in slices:
+        assert s.mixture.max() in (pytest.approx(0.7), pytest.approx(1.0)) and len(s.items) == 20
+
+
+def test_what_is_right_about_a_mixture() -> None:
+    def planted(**shares: int) -> Planted:
+        truths = tuple(c for c, k in shares.items() for _ in range(k))
+        return Planted("s", "o", tuple(annotated([]) for _ in truths), truths)
+
+    assert planted(none=10).right == {"none"} and planted(none=10).verdict == "none"
+    assert planted(none=7, format=3).right == {"format"}
+    assert planted(format=5, preference=5).right == {"format", "preference", "mixed"}
+    assert planted(format=8, preference=2).right == {"format"}
+    both = planted(knowledge_latent=5, knowledge_absent=5)
+    assert both.right == {"knowledge"} and both.kind is None
+    assert planted(knowledge_latent=5, none=5).kind == "latent"
+
+
+def test_pure_slices_of_the_demo_are_judged_rightly_and_without_a_probe_less_is_said(
+    demo_diagnosis: Path, rule: RuleConfig
+) -> None:
+    source = recording(demo_diagnosis)
+    world = World(demo_diagnosis, source.organisms(False), (1.0,), 40, (0,))
+    found = judged(world.draw(), source.log, rule, 0)
+    assert {s["best"] == s["truth"] for s in found} == {True}
+    blind = work(Job(world, replace(FULL, name="blind", without="given"), replace(rule, calibration=None)))
+    kinds = {s["kind"]: s["said_kind"] for s in blind if s["truth"] == "knowledge"}
+    assert kinds["absent"] == "unresolved" and all("context" in s["missing"] for s in blind)
+
+
+def test_stopping_asks_less_and_comes_to_the_same(demo_diagnosis: Path, rule: RuleConfig) -> None:
+    world = World(demo_diagnosis, recording(demo_diagnosis).organisms(False), (1.0,), 56, (3,))
+    found = work(Job(world, FULL, replace(rule, calibration=None), stopped=True))
+    assert all(s["best"] in s["right"] for s in found)
+    assert sum(s["n"] for s in found) < 56 * len(found)
+
+
+def test_templates_move_towards_what_was_seen(demo_diagnosis: Path, rule: RuleConfig) -> None:
+    found = fit.templates([recording(demo_diagnosis)], rule)
+    before, after = rule.templates["judged"]["preference"], found["judged"]["preference"]
+    assert before < after <= 0.98, "the demo's tone is never the one that is liked"
+    assert found["sampled"]["none"] == rule.templates["sampled"]["none"], "nothing lost, nothing sampled: as believed"
+    assert all(fit.LEAST <= v <= fit.MOST for v in found["plain"]["format"])
+
+
+def test_a_beta_binomial_is_found_again() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.beta(0.2 * 2, 0.8 * 2, 4000)
+    mean, size = fit.beta_binomial(np.stack([rng.binomial(8, p), np.full(4000, 8)], 1).astype(float))
+    assert mean == pytest.approx(0.2, abs=0.02) and size == pytest.approx(2.0, rel=0.15)
+    assert np.isnan(fit.beta_binomial(np.zeros((100, 2)))).all(), "nothing sampled, nothing known"
+
+
+def test_the_null_of_perfect_calibration_is_kept_by_it() -> None:
+    rng = np.random.default_rng(0)
+    stated = rng.uniform(0.5, 1, 400)
+    mean, limit = scores.ece_null(list(stated), rng, draws=200)
+    calibrated_one = [(float(p), bool(rng.random() < p)) for p in stated]
+    boastful = [(float(p), bool(rng.random() < p - 0.3)) for p in stated]
+    assert scores.ece(calibrated_one) <= limit < scores.ece(boastful) and 0 < mean < limit
