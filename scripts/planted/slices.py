@@ -64,7 +64,8 @@ class Recording:
 def recording(run: Path) -> Recording:
     """A finished diagnosis whose slices' truth stands in truth.json beside its eval set.
 
-    truth.json: slice → verdict, kind; and where there is more to say, family, organism, held_out.
+    truth.json: slice → verdict, kind; and where there is more to say, family, organism, held_out, and `took`: false
+    where another instrument has found that the planting did not take; such a slice is left out.
 
     Raises:
         BadInput: the diagnosis is not finished, or no truth is known.
@@ -77,7 +78,8 @@ def recording(run: Path) -> Recording:
         raise BadInput(f'{beside}: missing; it says {{"SLICE": {{"verdict": "knowledge", "kind": "latent"}}, …}}')
     truth = json.loads(beside.read_text())
     evalset = read_evalset(EvalSetConfig(**settings))
-    pools = [_pool(name, truth[name], members) for name, members in sorted(by_slice(evalset.items).items())]
+    members = sorted(by_slice(evalset.items).items())
+    pools = [_pool(name, truth[name], part) for name, part in members if truth[name].get("took", True)]
     return Recording(run.parent.name, tuple(pools), AnswerLog(run / "answers.jsonl", seed=0))
 
 
