@@ -51,7 +51,7 @@ class Trap:
     """Verdicts, or verdict/kind, that are not true of it."""
     model: str = "model"
     """Folder of the model that is asked."""
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ("model.max_new_tokens=40",)
 
 
 def main() -> int:
