@@ -13,6 +13,7 @@ items count by their effective number.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +37,8 @@ from diagnose.evidence import (
 from diagnose.probes import missing_probes, own_answer
 from diagnose.records import CLASSES, Attribution, EvalItem
 
+MISFIT_LEAST = 8
+"""Items of which a probe must have been asked before it can contradict."""
 Array = np.ndarray
 
 
@@ -59,6 +62,7 @@ def attribute(
         return Attribution({name: nothing for name in members}, {}, missing, floors, told)
     seen = gather(items, log, missing, floors, rule)
     gamma, z = gibbs(seen, rule, rng)
+    missing |= {name: (*missing[name], "misfit") for name in _unexplained(items, seen, z, rule)}
     cells = sorted({i.slices for i in items})
     draws = {}
     for name, part in members.items():
@@ -79,14 +83,36 @@ def _unheard(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog, ru
     Because nobody could read the judge, because it does not prefer what people chose, or because people do not agree.
     """
     duels = [lost_to_reference(i, log) for i in items if i.judge and own_answer(i, log) is not None]
-    accuracy = judge_controls(items, log).get("accuracy_interval95", [None, None])
+    judged = judge_controls(items, log)
+    accuracy = judged.get("accuracy_interval95", [None, None])
     alpha = agreement(items)["alpha"] if any(i.annotations for i in items) else None
     why = {
         "preference": bool(duels) and all(lost is None for lost in duels),
-        "judge": accuracy[0] is not None and accuracy[0] <= 0.5,
+        "judge": (accuracy[0] is not None and accuracy[0] <= 0.5) or judged.get("by_length") == "alone",
         "agreement": alpha is not None and alpha < rule.agreement,
     }
     return tuple(dict.fromkeys((*missing, *(what for what, so in why.items() if so))))
+
+
+def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConfig) -> Iterator[str]:
+    """Slices in which a probe saw something else than the templates of the classes named for their items expect.
+
+    The rates of the classes move with the data; where a render is wrong or a model refuses, they can move so far that a
+    class means what it is not. The templates do not move.
+    """
+    asked = {r: seen.levels[r][:, 0] for r in LEVELS} | {r: seen.wins[r] for r in WINS if r != "judged"}
+    with np.errstate(invalid="ignore"):
+        asked["sampled"] = np.where(seen.counts[:, 1] > 0, seen.counts[:, 0] / seen.counts[:, 1], np.nan)
+    off = {}
+    for rung, y in asked.items():
+        template = _template(rule, rung)
+        mean = template if template.ndim == 1 else template[:, 0]
+        off[rung] = y - (z * _floored(seen.floors[rung], mean)).sum(1)
+    for name in sorted({name for i in items for name in i.slices}):
+        inside = np.array([name in i.slices for i in items])
+        seen_here = [part for part in (d[inside & ~np.isnan(d)] for d in off.values()) if len(part) >= MISFIT_LEAST]
+        if any(abs(part.mean()) > rule.misfit for part in seen_here):
+            yield name
 
 
 # ---------------------------------------------------------------- inference

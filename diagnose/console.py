@@ -47,6 +47,10 @@ MISSING = {
         "annotators do not agree on what is better, so a preference gap cannot be claimed",
         "a guideline that annotators follow alike (Krippendorff's alpha of .4 or more)",
     ),
+    "misfit": (
+        "no kind of gap explains what all probes saw, so the kind is not said",
+        "the render: chat template, stop strings, refusals; look at the answers, mend it and ask again",
+    ),
     "context": (
         "no oracle context, so absent facts and missing skill cannot be told apart",
         "a `context` per item: it tells an absent fact from a missing skill",
@@ -334,7 +338,7 @@ def _notes(slices: list[SliceVerdict]) -> list[str]:
 
 def matters(what: str, v: SliceVerdict) -> bool:
     """Would it change what is said of this slice? Where nothing grades content, the probes of content would not."""
-    if what == "context":
+    if what in ("context", "misfit"):
         return v.verdict in ("knowledge", "mixed")
     return what in ("content", "preference", "judge", "agreement") or "content" not in v.missing
 

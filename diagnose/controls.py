@@ -49,9 +49,11 @@ def _noted(probe: str, items: list[EvalItem], log: AnswerLog) -> list[bool]:
 def judge_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
     """How often the judge prefers chosen to rejected, and how often a place and not a text decided (both orders).
 
+    `by_length` is `alone` where its preference follows from which text is longer, on pairs that are chosen either way.
     Empty where no model judges.
     """
     pairs: list[bool] = []
+    longer: list[bool] = []
     turned: list[bool] = []
     for item in items:
         if item.judge is None or item.judge["kind"] == "rule":
@@ -60,12 +62,24 @@ def judge_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
             values = [log.find("reward", item.id, draw) for draw in (0, 2)]
             if all(values):
                 pairs.append((values[0].logprob or 0.0) > (values[1].logprob or 0.0))  # type: ignore[union-attr]
+                longer.append(len(item.chosen or "") > len(item.rejected or ""))
             continue
         won = duel(item.id, log, "judged_control", 0)
         pairs += [won == 1] if won is not None else []
+        longer += [len(item.chosen or "") > len(item.rejected or "")] if won is not None else []
         own = duel(item.id, log, "judged", 0)
         turned += [w == 0 for w in (won, own) if w is not None]
-    return _shown("accuracy", pairs) | _shown("position_bias", turned) if pairs or turned else {}
+    if not pairs and not turned:
+        return {}
+    return _shown("accuracy", pairs) | _shown("position_bias", turned) | {"by_length": _by_length(pairs, longer)}
+
+
+def _by_length(pairs: list[bool], longer: list[bool]) -> str | None:
+    """None where all the chosen are longer, or all are shorter: then nobody can tell length from worth."""
+    either = [[right for right, long in zip(pairs, longer, strict=True) if long == side] for side in (True, False)]
+    if min(map(len, either)) < 4:
+        return None
+    return "alone" if min(sum(side) / len(side) for side in either) < 0.5 else "not alone"
 
 
 def agreement(items: list[EvalItem]) -> dict[str, Any]:

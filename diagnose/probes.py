@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -89,9 +90,9 @@ def _climb_failures(
         never = [i for i in lost if not any(a.lenient for a in first[i.id])]
         log.ask(model, [sampled(item, settings, more=True) for item in never if settings.more_samples])
     if "given" in on:
-        contexts = Contexts(evalset.items)
-        with_context = [i for i in lost if i.context]
-        log.ask(model, [given(item, item.context or "") for item in with_context])
+        contexts, known = Contexts(evalset.items), oracles(evalset.items)
+        with_context = [i for i in lost if i.id in known]
+        log.ask(model, [given(item, known[item.id]) for item in with_context])
         log.ask(model, [a for item in with_context if (a := contexts.other(item))])
         log.ask(model, [a for item in with_context if (a := given_swapped(item))])
 
@@ -341,6 +342,26 @@ def content(item: EvalItem, text: str) -> str:
     return str(leaves[0]) if len(leaves) == 1 and not isinstance(leaves[0], dict | list) else text
 
 
+def oracles(items: list[EvalItem]) -> dict[str, str]:
+    """id → context, where it can be one: it holds the answer, or what its question alone among the slice's asks about.
+
+    A context that has neither is about something else; failing with it would look like missing skill.
+    """
+    asked: Counter[tuple[str, str]] = Counter()
+    words = {i.id: set(re.findall(r"\w+", i.turns[-1][1].casefold())) for i in items}
+    for item in items:
+        asked.update((item.slices[0], word) for word in words[item.id])
+    sizes = Counter(i.slices[0] for i in items)
+    out = {}
+    for item in items:
+        context = (item.context or "").casefold()
+        own = {w for w in words[item.id] if asked[item.slices[0], w] <= max(1, sizes[item.slices[0]] // 4)}
+        held = any(content(item, t).casefold() in context for t in item.targets)
+        if context and (held or not own or own & set(re.findall(r"\w+", context))):
+            out[item.id] = item.context or ""
+    return out
+
+
 def missing_probes(items: list[EvalItem], evalset: EvalSet, settings: ProbesConfig, name: str) -> tuple[str, ...]:
     """What cannot be told apart in a slice with the data and probes at hand; named in CONTRACTS' `missing`."""
     on, out = set(settings.enabled), []
@@ -348,7 +369,7 @@ def missing_probes(items: list[EvalItem], evalset: EvalSet, settings: ProbesConf
         out.append("content")
     if not any(separates_content(i) for i in items):
         out.append("format")
-    if "given" not in on or not any(i.context for i in items):
+    if "given" not in on or not oracles(items):
         out.append("context")
     if "judged" not in on or not any(i.judge for i in items):
         out.append("preference")

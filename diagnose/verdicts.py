@@ -176,7 +176,9 @@ def _kind(draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> str:
     shares = _believed(top, len(KNOWLEDGE), rule)
     best = int(np.argmax(shares))
     kind = KNOWLEDGE[best].removeprefix("knowledge_")
-    blind = (kind == "absent" and "context" in missing) or (kind == "latent" and "ranked" in missing)
+    blind = (
+        "misfit" in missing or (kind == "absent" and "context" in missing) or (kind == "latent" and "ranked" in missing)
+    )
     return kind if shares[best] >= rule.claim and not blind else "unresolved"
 
 

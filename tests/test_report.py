@@ -179,7 +179,7 @@ def test_every_advice_and_its_command_stand_in_both() -> None:
 
 def test_all_that_can_be_missing_is_explained_in_both() -> None:
     nothing = missing_probes([], EvalSet(items=[], exemplars={}, sha256=""), ProbesConfig(enabled=[]), "s")
-    assert {*nothing, "judge", "agreement"} == set(MISSING)
+    assert {*nothing, "judge", "agreement", "misfit"} == set(MISSING)
     for what, (cannot, buys) in MISSING.items():
         v = slice_of("lacking", top="knowledge_absent", missing=(what,))
         page, text = (render(diagnosis_of(v, slice_of("x"))) for render in (render_report, render_markdown))
