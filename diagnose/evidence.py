@@ -12,7 +12,7 @@ from diagnose.answers import AnswerLog
 from diagnose.config import RuleConfig
 from diagnose.grade import form_of, grade, prefers
 from diagnose.judge import pick
-from diagnose.probes import content, own_answer
+from diagnose.probes import content, mentions, own_answer
 from diagnose.records import CLASSES, KNOWLEDGE, Answer, EvalItem
 
 LEVELS = ("plain", "shaped", "constrained")
@@ -153,8 +153,8 @@ def doubted(items: list[EvalItem], log: AnswerLog) -> set[str]:
 def _contradicted(item: EvalItem, log: AnswerLog) -> bool:
     if not item.context:
         return False
-    context, said = item.context.casefold(), content(item, log.get("plain", item.id).text.strip()).casefold()
-    return len(said) > 1 and said in context and not any(content(item, t).casefold() in context for t in item.targets)
+    said = content(item, log.get("plain", item.id).text.strip())
+    return mentions(item.context, said) and not any(mentions(item.context, content(item, t)) for t in item.targets)
 
 
 def _agreed(item: EvalItem, log: AnswerLog) -> bool:

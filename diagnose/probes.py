@@ -354,12 +354,18 @@ def oracles(items: list[EvalItem]) -> dict[str, str]:
     sizes = Counter(i.slices[0] for i in items)
     out = {}
     for item in items:
-        context = (item.context or "").casefold()
+        context = item.context or ""
         own = {w for w in words[item.id] if asked[item.slices[0], w] <= max(1, sizes[item.slices[0]] // 4)}
-        held = any(content(item, t).casefold() in context for t in item.targets)
-        if context and (held or not own or own & set(re.findall(r"\w+", context))):
-            out[item.id] = item.context or ""
+        held = any(mentions(context, content(item, t)) for t in item.targets)
+        if context and (held or not own or any(mentions(context, w) for w in own)):
+            out[item.id] = context
     return out
+
+
+def mentions(text: str, part: str) -> bool:
+    """Does a text hold these words, whole and in this order? Signs and case do not count."""
+    words = [" ".join(re.findall(r"\w+", t.casefold())) for t in (text, part)]
+    return bool(words[1]) and f" {words[1]} " in f" {words[0]} "
 
 
 def missing_probes(items: list[EvalItem], evalset: EvalSet, settings: ProbesConfig, name: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: 
 import pytest
 import yaml
 
+from diagnose.calibration import calibrated
 from diagnose.config import DiagnoseConfig, EvalSetConfig, RuleConfig
 from diagnose.model import Completion, Form, Score
 from diagnose.records import EvalItem, Prompt
@@ -54,7 +55,8 @@ def run_verb(verb: str, *overrides: str, env: dict[str, str] | None = None) -> s
 
 @pytest.fixture(scope="session")
 def rule() -> RuleConfig:
-    return RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
+    """As shipped, with its calibration."""
+    return calibrated(RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text())))
 
 
 @pytest.fixture(scope="session")

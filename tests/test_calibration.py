@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import ROOT, ScriptedModel, planted_rows
+import yaml
+from conftest import ROOT, WANTED_TONE, ScriptedModel, planted_rows
 
-from diagnose.answers import cramped
+from diagnose.answers import AnswerLog, cramped
+from diagnose.attribute import attribute
 from diagnose.calibration import FITTED, calibrated, read_calibration, version_for
-from diagnose.config import RuleConfig
+from diagnose.config import ProbesConfig, RuleConfig
 from diagnose.controls import agreement
 from diagnose.errors import BadInput
+from diagnose.evalset import EvalSet
+from diagnose.model import Score
+from diagnose.probes import judgements, oracles, plain
 from diagnose.records import CLASSES, EvalItem
 from diagnose.verdicts import decide
 from scripts.planted import fit, scores
@@ -239,3 +244,72 @@ def test_the_null_of_perfect_calibration_is_kept_by_it() -> None:
     calibrated_one = [(float(p), bool(rng.random() < p)) for p in stated]
     boastful = [(float(p), bool(rng.random() < p - 0.3)) for p in stated]
     assert scores.ece(calibrated_one) <= limit < scores.ece(boastful) and 0 < mean < limit
+
+
+# ---------------------------------------------------------------- kinds that nothing shows
+
+
+def kind_of(found: Any) -> tuple[str, str | None]:
+    return found.verdict, found.kind
+
+
+def test_contexts_about_something_else_do_not_show_missing_skill(diagnose_scripted: Any) -> None:
+    rows = planted_rows({"unknown": ["absent"] * 40})
+    contexts = [row["context"] for row in rows]
+    for row, context in zip(rows, contexts[7:] + contexts[:7], strict=True):
+        row["context"] = context
+    found = diagnose_scripted(rows).slices[0]
+    assert kind_of(found) == ("knowledge", "unresolved") and "context" in found.missing
+    assert not [e for e in found.evidence if e["probe"] == "given"], "nobody was asked with them"
+
+
+def test_a_context_from_which_the_answer_must_be_derived_is_one() -> None:
+    items = []
+    for k in range(20):
+        whose = k if k < 10 else k + 50
+        turns = (("user", f"How old is Ann{k} in years?"),)
+        context = f"Ann{whose} is as old as two twins of four, and one more."
+        grader = {"kind": "exact"}
+        items.append(
+            EvalItem(id=str(k), slices=("s",), turns=turns, targets=("9",), grader=grader, where="", context=context)
+        )
+    assert set(oracles(items)) == {str(k) for k in range(10)}, "who is asked about stands in it, or somebody else"
+
+
+class Locked(ScriptedModel):
+    """Says the same to everything, and yet ranks the ends of statements rightly."""
+
+    def _say(self, prompt: Any, rng: Any, temperature: float) -> str:
+        return "I am not able to say"
+
+
+def test_what_no_kind_explains_gets_no_kind(diagnose_scripted: Any) -> None:
+    found = diagnose_scripted(planted_rows({"locked": ["latent"] * 40}), model=Locked).slices[0]
+    assert kind_of(found) == ("knowledge", "unresolved") and "misfit" in found.missing
+
+
+class LikesLength(ScriptedModel):
+    """A reward model for which longer is better."""
+
+    def logprob(self, prompts: Any, continuations: Any) -> list[Score]:
+        return [Score(float(len(text)), 1) for text in continuations]
+
+
+@pytest.mark.parametrize(("turned", "heard"), [(2, False), (100, True)])
+def test_a_judge_of_length_is_not_heard_where_pairs_can_show_it(tmp_path: Path, turned: int, heard: bool) -> None:
+    """Chosen is now the longer, now the shorter; where it always is the longer nobody can tell, and the judge counts."""
+    rows = planted_rows({"liked": ["none"] * 40})
+    items = []
+    for k, row in enumerate(rows):
+        pair = [WANTED_TONE + row["target"], row["target"]][:: -1 if k % turned == 1 else 1]
+        grader = {"kind": "contains", "judge": {"kind": "reward_model", "path": "none"}}
+        items.append(
+            EvalItem(id=row["id"], slices=("liked",), turns=(("user", row["prompt"]),), targets=(row["target"],),
+                     grader=grader, where="", chosen=pair[0], rejected=pair[1])
+        )  # fmt: skip
+    log = AnswerLog(tmp_path / "answers.jsonl", 0)
+    log.ask(ScriptedModel(rows), [plain(i) for i in items])
+    log.ask(LikesLength(rows), [a for i in items for a in judgements(i, log)])
+    rule = calibrated(RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text())))
+    found = attribute(EvalSet(items, {}, ""), log, ProbesConfig(), rule, np.random.default_rng(0))
+    assert ("judge" not in found.missing["liked"]) == heard
