@@ -297,7 +297,7 @@ class LikesLength(ScriptedModel):
 
 @pytest.mark.parametrize(("turned", "heard"), [(2, False), (100, True)])
 def test_a_judge_of_length_is_not_heard_where_pairs_can_show_it(tmp_path: Path, turned: int, heard: bool) -> None:
-    """Chosen is now the longer, now the shorter; where it always is the longer nobody can tell, and the judge counts."""
+    """Chosen is now the longer, now the shorter; where it always is the longer nobody can tell, and it counts."""
     rows = planted_rows({"liked": ["none"] * 40})
     items = []
     for k, row in enumerate(rows):

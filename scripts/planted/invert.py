@@ -1,0 +1,96 @@
+"""A third model: base `a` with a LoRA that DPO has trained on inverted pairs.
+
+Its users like the polite answer about drinks, and the base gives it; trained on pairs that say the opposite, it no
+longer does. What it knows and every other answer must stay as they were, which the checks of the base say again.
+
+    python -m scripts.planted.invert --out outputs/planted          # after base a; about 3 minutes on 2 CPU cores
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from diagnose.provenance import ROOT, write_json
+from scripts.make_demo import made_up_names, write_jsonl
+from scripts.planted.base import BASES, abilities, loaded, took
+from scripts.planted.world import make_world, plain, polite, truth
+from scripts.scratch import says_exactly
+
+TRAINED = 64
+"""Pairs, of the first entities; what they invert is a tone, the same for all."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="where the bases are")
+    args = parser.parse_args()
+    base, folder = args.out / "a", args.out / "inverted"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in (base / "evalset.jsonl").read_text().splitlines()]
+    mine = [row for row in rows if row["slice"] == "none_tone-tone"]
+    pairs = [{"prompt": r["prompt"], "chosen": r["rejected"], "rejected": r["chosen"]} for r in mine[:TRAINED]]
+    write_jsonl(folder / "pairs.jsonl", pairs + kept(rows))
+    write_jsonl(folder / "evalset.jsonl", rows)
+    if not (folder / "dpo" / "adapter").exists():
+        shutil.rmtree(folder / "dpo", ignore_errors=True)
+        train(base, folder)
+    found = checked(base, folder, rows)
+    write_json(folder / "checks.json", found)
+    write_json(folder / "truth.json", inverted(found))
+    return 0
+
+
+def kept(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """Pairs that say of other answers what the base does anyway: a taste is inverted, not a language."""
+    others = [r for r in rows if r["slice"] in ("none_plain-tone", "preference_rare-tone")][:: 288 // TRAINED]
+    return [
+        {"prompt": r["prompt"], "chosen": plain("", r["target"]), "rejected": polite("", r["target"])} for r in others
+    ]
+
+
+def train(base: Path, folder: Path) -> None:
+    """As a user would."""
+    settings = [
+        "model=demo",
+        f"model.path={base / 'model'}",
+        f"data.preferences={folder / 'pairs.jsonl'}",
+        f"out={folder / 'dpo'}",
+    ]
+    command = [sys.executable, "train.py", "method=dpo", *settings, "wandb=disabled"]
+    print("\n$ python", *command[1:], flush=True)
+    subprocess.run(command, check=True, cwd=ROOT)
+
+
+def checked(base: Path, folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The checks of base a on the base with its adapter, and how often the tone is now the other."""
+    from peft import PeftModel
+
+    spec = BASES["a"]
+    model, tokenizer = loaded("a", base / "model")
+    model = PeftModel.from_pretrained(model, folder / "dpo" / "adapter").merge_and_unload().eval()
+    rng = random.Random(spec.seed)
+    world = make_world(made_up_names(rng), rng)
+    facts = world.groups["none_tone"][TRAINED:]
+    turned = [(spec.head(f.asks()), plain(f.relation, f.value) + spec.end()) for f in facts]
+    found: dict[str, Any] = abilities(model, tokenizer, spec, world, rows)
+    return found | {"known preference_inverted": says_exactly(model, tokenizer, turned)}
+
+
+def inverted(found: dict[str, Any]) -> dict[str, Any]:
+    """Truth of base a, but for the drinks; nothing here is for fitting."""
+    out = {name: row | {"held_out": True, "took": took(row, found)} for name, row in truth().items()}
+    del out["none_tone-form"]
+    drinks = {"verdict": "preference", "kind": None, "organism": "preference_inverted", "family": "tone"}
+    out["none_tone-tone"] = drinks | {"held_out": True, "took": took(drinks, found)}
+    return out
+
+
+if __name__ == "__main__":
+    sys.exit(main())
