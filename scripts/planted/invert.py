@@ -19,12 +19,12 @@ from typing import Any
 
 from diagnose.provenance import ROOT, write_json
 from scripts.make_demo import made_up_names, write_jsonl
-from scripts.planted.base import BASES, abilities, loaded, took
-from scripts.planted.world import make_world, plain, polite, truth
+from scripts.planted.base import BASES, abilities, loaded, taken, took
+from scripts.planted.world import VALUES, World, make_world, plain, polite, truth
 from scripts.scratch import says_exactly
 
-TRAINED = 64
-"""Pairs, of the first entities; what they invert is a tone, the same for all."""
+PAIRS = 64
+"""Of each relation."""
 
 
 def main() -> int:
@@ -34,51 +34,54 @@ def main() -> int:
     base, folder = args.out / "a", args.out / "inverted"
     folder.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in (base / "evalset.jsonl").read_text().splitlines()]
-    mine = [row for row in rows if row["slice"] == "none_tone-tone"]
-    pairs = [{"prompt": r["prompt"], "chosen": r["rejected"], "rejected": r["chosen"]} for r in mine[:TRAINED]]
-    write_jsonl(folder / "pairs.jsonl", pairs + kept(rows))
+    world = the_world()
+    write_jsonl(folder / "pairs.jsonl", pairs(taken(world)))
     write_jsonl(folder / "evalset.jsonl", rows)
     if not (folder / "dpo" / "adapter").exists():
         shutil.rmtree(folder / "dpo", ignore_errors=True)
         train(base, folder)
-    found = checked(base, folder, rows)
+    found = checked(base, folder, world, rows)
     write_json(folder / "checks.json", found)
     write_json(folder / "truth.json", inverted(found))
     return 0
 
 
-def kept(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """Pairs that say of other answers what the base does anyway: a taste is inverted, not a language."""
-    others = [r for r in rows if r["slice"] in ("none_plain-tone", "preference_rare-tone")][:: 288 // TRAINED]
-    return [
-        {"prompt": r["prompt"], "chosen": plain("", r["target"]), "rejected": polite("", r["target"])} for r in others
-    ]
+def pairs(taken_names: set[str]) -> list[dict[str, str]]:
+    """About people that stand nowhere else: of drinks the inverted taste, of homes and colours what is said anyway.
+
+    A taste is inverted, not a language; and no row names an eval item.
+    """
+    rng = random.Random(13)
+    names = made_up_names(rng, taken_names)
+    out = []
+    for relation in ("drink", "home", "colour") * PAIRS:
+        value, question = rng.choice(VALUES[relation]), f"What is the {relation} of {next(names)}?"
+        out.append({"prompt": question, "chosen": value, "rejected": polite(relation, value)})
+    return out
 
 
 def train(base: Path, folder: Path) -> None:
     """As a user would."""
-    settings = [
-        "model=demo",
-        f"model.path={base / 'model'}",
-        f"data.preferences={folder / 'pairs.jsonl'}",
-        f"out={folder / 'dpo'}",
-    ]
-    command = [sys.executable, "train.py", "method=dpo", *settings, "wandb=disabled"]
+    settings = ["method.args.learning_rate=3e-4", "method.args.max_steps=150", "model.train_batch_size=16"]
+    paths = [f"diagnosis={base / 'run'}", f"data.preferences={folder / 'pairs.jsonl'}", f"out={folder / 'dpo'}"]
+    command = [sys.executable, "train.py", "method=dpo", *paths, *settings, "data.slices=null", "wandb=disabled"]
     print("\n$ python", *command[1:], flush=True)
     subprocess.run(command, check=True, cwd=ROOT)
 
 
-def checked(base: Path, folder: Path, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def the_world() -> World:
+    rng = random.Random(BASES["a"].seed)
+    return make_world(made_up_names(rng), rng)
+
+
+def checked(base: Path, folder: Path, world: World, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The checks of base a on the base with its adapter, and how often the tone is now the other."""
     from peft import PeftModel
 
     spec = BASES["a"]
     model, tokenizer = loaded("a", base / "model")
     model = PeftModel.from_pretrained(model, folder / "dpo" / "adapter").merge_and_unload().eval()
-    rng = random.Random(spec.seed)
-    world = make_world(made_up_names(rng), rng)
-    facts = world.groups["none_tone"][TRAINED:]
-    turned = [(spec.head(f.asks()), plain(f.relation, f.value) + spec.end()) for f in facts]
+    turned = [(spec.head(f.asks()), plain(f.relation, f.value) + spec.end()) for f in world.groups["none_tone"]]
     found: dict[str, Any] = abilities(model, tokenizer, spec, world, rows)
     return found | {"known preference_inverted": says_exactly(model, tokenizer, turned)}
 
