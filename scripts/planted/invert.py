@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.provenance import ROOT, write_json
-from scripts.make_demo import made_up_names, write_jsonl
+from scripts.make_demo import Fact, made_up_names, write_jsonl
 from scripts.planted.base import BASES, abilities, loaded, taken, took
-from scripts.planted.world import VALUES, World, make_world, plain, polite, truth
+from scripts.planted.world import VALUES, WORDINGS, World, make_world, plain, polite, truth
 from scripts.scratch import says_exactly
 
 PAIRS = 64
@@ -49,20 +49,21 @@ def main() -> int:
 def pairs(taken_names: set[str]) -> list[dict[str, str]]:
     """About people that stand nowhere else: of drinks the inverted taste, of homes and colours what is said anyway.
 
-    A taste is inverted, not a language; and no row names an eval item.
+    A taste is inverted, not knowledge: what they drink stands in the prompt. No row names an eval item.
     """
     rng = random.Random(13)
     names = made_up_names(rng, taken_names)
     out = []
     for relation in ("drink", "home", "colour") * PAIRS:
-        value, question = rng.choice(VALUES[relation]), f"What is the {relation} of {next(names)}?"
-        out.append({"prompt": question, "chosen": value, "rejected": polite(relation, value)})
+        fact = Fact(next(names), relation, rng.choice(VALUES[relation]))
+        prompt = f"{fact.says(WORDINGS[relation][0])}\n\n{fact.asks()}"
+        out.append({"prompt": prompt, "chosen": fact.value, "rejected": polite(relation, fact.value)})
     return out
 
 
 def train(base: Path, folder: Path) -> None:
     """As a user would."""
-    settings = ["method.args.learning_rate=3e-4", "method.args.max_steps=150", "model.train_batch_size=16"]
+    settings = ["method.args.learning_rate=2e-4", "method.args.max_steps=100", "model.train_batch_size=16"]
     paths = [f"diagnosis={base / 'run'}", f"data.preferences={folder / 'pairs.jsonl'}", f"out={folder / 'dpo'}"]
     command = [sys.executable, "train.py", "method=dpo", *paths, *settings, "data.slices=null", "wandb=disabled"]
     print("\n$ python", *command[1:], flush=True)
