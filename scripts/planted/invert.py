@@ -63,7 +63,7 @@ def pairs(taken_names: set[str]) -> list[dict[str, str]]:
 
 def train(base: Path, folder: Path) -> None:
     """As a user would."""
-    settings = ["method.args.learning_rate=2e-4", "method.args.max_steps=100", "model.train_batch_size=16"]
+    settings = ["method.args.learning_rate=2e-4", "method.args.max_steps=160", "model.train_batch_size=16"]
     paths = [f"diagnosis={base / 'run'}", f"data.preferences={folder / 'pairs.jsonl'}", f"out={folder / 'dpo'}"]
     command = [sys.executable, "train.py", "method=dpo", *paths, *settings, "data.slices=null", "wandb=disabled"]
     print("\n$ python", *command[1:], flush=True)
