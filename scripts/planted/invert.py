@@ -23,6 +23,8 @@ from scripts.planted.base import BASES, abilities, loaded, taken, took
 from scripts.planted.world import VALUES, WORDINGS, World, make_world, plain, polite, truth
 from scripts.scratch import says_exactly
 
+INVERTED = 0.85
+"""Share of the drinks that are now said in the other tone, with the content still right, for the planting to have taken."""
 PAIRS = 64
 """Of each relation."""
 
@@ -92,7 +94,7 @@ def inverted(found: dict[str, Any]) -> dict[str, Any]:
     out = {name: row | {"held_out": True, "took": took(row, found)} for name, row in truth().items()}
     del out["none_tone-form"]
     drinks = {"verdict": "preference", "kind": None, "organism": "preference_inverted", "family": "tone"}
-    out["none_tone-tone"] = drinks | {"held_out": True, "took": took(drinks, found)}
+    out["none_tone-tone"] = drinks | {"held_out": True, "took": found["known preference_inverted"] >= INVERTED}
     return out
 
 

@@ -36,7 +36,13 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "scripts" / "results"
 SIZES = (16, 32, 64, 128)
 PURE, MIXED = (1.0,), ((0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
-SPLITS = {"seen": ("a", False), "unseen recipe": ("a", True), "unseen base": ("b", False), "both unseen": ("b", True)}
+SPLITS = {
+    "seen": ("a", False),
+    "unseen recipe": ("a", True),
+    "unseen base": ("b", False),
+    "both unseen": ("b", True),
+    "inverted LoRA": ("inverted", True),
+}
 """Name → base, and whether the recipes are those held out from fitting."""
 TURNS = tuple(range(16, 129, 8))
 PLACEBOS = {"shaped_own", "own_form", "given_other", "given_swapped"}
@@ -81,7 +87,7 @@ def main() -> int:
     args = parsed()
     rule = RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
     rule = replace(rule, calibration=args.calibration or rule.calibration)
-    runs = {base: answered(base, args.out) for base in ("a", "b")}
+    runs = {base: answered(base, args.out) for base in ("a", "b", "inverted")}
     found = {}
     with ProcessPoolExecutor() as pool:
         for name, jobs in cells(runs, rule, args.worlds):
@@ -105,12 +111,19 @@ def parsed() -> argparse.Namespace:
 
 def answered(base: str, out: Path) -> Path:
     """The run directory of a base: trained and diagnosed if that has not been done."""
-    folder = out / base
+    folder, weights, adapter = out / base, out / base / "model", []
+    if base == "inverted":
+        weights, adapter = out / "a" / "model", [f"model.adapter={folder / 'dpo' / 'adapter'}"]
     if not (folder / "checks.json").exists():
-        call("-m", "scripts.planted.base", base, "--out", str(folder))
+        call(
+            "-m",
+            *(["scripts.planted.invert"] if adapter else ["scripts.planted.base", base]),
+            "--out",
+            str(out if adapter else folder),
+        )
     if not (folder / "run" / "diagnosis.json").exists():
-        model, evalset = f"model.path={folder / 'model'}", f"evalset.path={folder / 'evalset.jsonl'}"
-        call("diagnose.py", model, evalset, f"out={folder / 'run'}", "model.max_new_tokens=40", "wandb=disabled")
+        paths = [f"model.path={weights}", *adapter, f"evalset.path={folder / 'evalset.jsonl'}", f"out={folder / 'run'}"]
+        call("diagnose.py", *paths, "model.max_new_tokens=40", "wandb=disabled")
     return folder / "run"
 
 
