@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,20 @@ from conftest import ROOT, WANTED_TONE, ScriptedModel, planted_rows
 from diagnose.answers import AnswerLog, cramped
 from diagnose.attribute import attribute
 from diagnose.calibration import FITTED, calibrated, read_calibration, version_for
-from diagnose.config import ProbesConfig, RuleConfig
+from diagnose.config import EvalSetConfig, ProbesConfig, RuleConfig
 from diagnose.controls import agreement
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet
+from diagnose.evalset import EvalSet, read_evalset
 from diagnose.model import Score
 from diagnose.probes import judgements, oracles, plain
 from diagnose.records import CLASSES, EvalItem
 from diagnose.verdicts import decide
+from scripts.make_demo import made_up_names, write_jsonl
 from scripts.planted import fit, scores
+from scripts.planted.base import chat_or_statement, took
 from scripts.planted.slices import Planted, World, judged, recording
 from scripts.planted.table import FULL, Job, work
+from scripts.planted.world import Corpus, eval_rows, make_world, truth
 
 # ---------------------------------------------------------------- the file
 
@@ -313,3 +317,32 @@ def test_a_judge_of_length_is_not_heard_where_pairs_can_show_it(tmp_path: Path, 
     rule = calibrated(RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text())))
     found = attribute(EvalSet(items, {}, ""), log, ProbesConfig(), rule, np.random.default_rng(0))
     assert ("judge" not in found.missing["liked"]) == heard
+
+
+# ---------------------------------------------------------------- the planted world
+
+
+def test_every_planted_item_is_a_valid_row_and_its_slice_has_a_truth(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    names = made_up_names(rng)
+    world = make_world(names, rng)
+    rows = eval_rows(world, names, rng)
+    write_jsonl(tmp_path / "evalset.jsonl", rows)
+    found = read_evalset(EvalSetConfig(path=str(tmp_path / "evalset.jsonl")))
+    assert {row["slice"] for row in rows} == set(truth()) == set(found.slices)
+    known = {name: (row["verdict"], row["kind"], row["held_out"]) for name, row in truth().items()}
+    assert known["latent_locked-tone"] == ("knowledge", "latent", True)
+    assert {held for _, _, held in known.values()} == {True, False}
+    corpus = Corpus(world, names, rng, chat_or_statement)
+    told = " ".join(text for _ in range(3000) for text, _ in corpus.document())
+    absent = {f.name for recipe in ("absent_values", "absent_never") for f in world.groups[recipe]}
+    assert not [name for name in absent if name in told], "absent facts stand nowhere in the corpus"
+    assert world.groups["latent_wording"][0].name in told
+
+
+def test_a_planting_that_did_not_take_is_no_witness() -> None:
+    row = {"verdict": "knowledge", "organism": "latent_rare"}
+    stored = {"asked latent_rare": 0.12, "stated latent_rare": 0.95, "context latent_rare": 0.9}
+    assert took(row, stored) and not took(row, stored | {"stated latent_rare": 0.33})
+    assert not took(row, stored | {"asked latent_rare": 0.6}) and not took(row, stored | {"context latent_rare": 0.5})
+    assert not took({"verdict": "none", "organism": "x"}, {"known x": 0.8})

@@ -24,7 +24,7 @@ from scripts.planted.world import VALUES, WORDINGS, World, make_world, plain, po
 from scripts.scratch import says_exactly
 
 INVERTED = 0.85
-"""Share of the drinks that are now said in the other tone, with the content still right, for the planting to have taken."""
+"""The planting took if so many drinks are now said in the other tone, with their content still right."""
 PAIRS = 64
 """Of each relation."""
 
