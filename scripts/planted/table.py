@@ -12,6 +12,7 @@ Writes scripts/results/planted.json, planted.md and planted.png.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="bases, answers and judged slices")
     parser.add_argument("--calibration", help="default: that of conf/rule")
-    parser.add_argument("--worlds", type=int, default=24, help="of six slices, per split, mixture and size")
+    parser.add_argument("--worlds", type=int, default=16, help="of six slices, per split, mixture and size")
     return parser.parse_args()
 
 
@@ -162,17 +163,16 @@ def cells(runs: dict[str, Path], rule: RuleConfig, worlds: int) -> Iterator[tupl
 
 
 def kept(folder: Path, name: str, jobs: list[Job], pool: ProcessPoolExecutor) -> Slices:
-    """The judged slices of a cell; from disk if the same jobs were done before."""
+    """The judged slices of a cell; a job that was done before comes from disk."""
     path = folder / f"{name.replace('/', '-').replace(' | ', '_').replace(' ', '-').replace(',', '')}.json"
-    asked = json.loads(json.dumps([asdict(job) for job in jobs], default=str))
-    if path.exists():
-        before = json.loads(path.read_text())
-        if before["jobs"] == asked:
-            return list(before["slices"])
-    slices = [s for part in pool.map(work, jobs) for s in part]
+    keys = [hashlib.sha256(json.dumps(asdict(job), default=str).encode()).hexdigest()[:16] for job in jobs]
+    done: dict[str, Slices] = json.loads(path.read_text()) if path.exists() else {}
+    new = [(key, job) for key, job in zip(keys, jobs, strict=True) if key not in done]
+    done |= dict(zip((key for key, _ in new), pool.map(work, (job for _, job in new)), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"jobs": asked, "slices": slices}))
-    print(f"{name:<45} {len(slices):>4} slices", flush=True)
+    path.write_text(json.dumps(done))
+    slices = [s for key in keys for s in done[key]]
+    print(f"{name:<45} {len(slices):>4} slices{'' if new else ', judged before'}", flush=True)
     return slices
 
 
