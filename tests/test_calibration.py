@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -347,3 +349,11 @@ def test_a_planting_that_did_not_take_is_no_witness() -> None:
     assert took(row, stored) and not took(row, stored | {"stated latent_rare": 0.33})
     assert not took(row, stored | {"asked latent_rare": 0.6}) and not took(row, stored | {"context latent_rare": 0.5})
     assert not took({"verdict": "none", "organism": "x"}, {"known x": 0.8})
+
+
+def test_a_calibration_needs_two_slices_of_each_class(demo_diagnosis: Path) -> None:
+    command = [sys.executable, "-m", "scripts.planted.fit", str(demo_diagnosis), "--version", "x"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "two slices or more of each class" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run([*command[:3], str(ROOT), "--version", "x"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "holds no finished diagnosis" in done.stderr

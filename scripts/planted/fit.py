@@ -14,6 +14,7 @@ import argparse
 import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -31,7 +32,7 @@ from diagnose.errors import BadInput
 from diagnose.evalset import EvalSet
 from diagnose.evidence import LEVELS, WINS, Evidence, gather, slice_floors
 from diagnose.probes import missing_probes
-from diagnose.records import rounded
+from diagnose.records import CLASSES, rounded
 from scripts.planted.slices import Pool, Recording, World, judged, recording
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,6 +50,7 @@ def main() -> int:
     args = parsed()
     try:
         sources = [(r := recording(run)).only(r.organisms(held_out=False)) for run in args.runs]
+        check(sources)
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
@@ -87,6 +89,21 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--worlds", type=int, default=3, help="per half, mixture and size")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
+
+
+def check(sources: Sequence[Recording]) -> None:
+    """Every class needs a slice to fit on and another to try it on.
+
+    Raises:
+        BadInput: naming the classes that have fewer than two.
+    """
+    for source in sources:
+        counts = Counter(truth for truth, _ in {(p.truth, p.organism) for p in source.pools})
+        few = [f"{name} {counts[name]}" for name in CLASSES if counts[name] < 2]
+        if few:
+            raise BadInput(
+                f"{source.name}: a calibration needs two slices or more of each class; found: {', '.join(few)}"
+            )
 
 
 def family(run: Path) -> str:
