@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy.optimize import minimize
 from scipy.special import betaln, expit, gammaln
 
@@ -33,7 +32,7 @@ from diagnose.evalset import EvalSet
 from diagnose.evidence import LEVELS, WINS, Evidence, gather, slice_floors
 from diagnose.probes import missing_probes
 from diagnose.records import CLASSES, rounded
-from scripts.planted.slices import Pool, Recording, World, judged, recording
+from scripts.planted.slices import Pool, Recording, World, judged, recording, shipped_rule
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 Array = np.ndarray
@@ -54,8 +53,7 @@ def main() -> int:
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
-    prior = RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
-    prior = replace(prior, calibration=None)
+    prior = replace(shipped_rule(), calibration=None)
     tried = list(search(args.runs, prior, args.worlds, args.seed))
     best = taken(tried)
     print(f"taken: {summary(best)}")

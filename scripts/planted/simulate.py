@@ -1,8 +1,8 @@
 """Level 0 of PlantedGap: does attribution find known mixtures when its templates are wrong and items vary?
 
 No model is asked. Items are drawn from known mixtures; what each probe would have seen of them is drawn around the
-templates of conf/rule: every rung of every class is moved by a logit-normal error, and the rungs of an item share its
-difficulty, so that they are not independent as the model assumes (the generator of EVIDENCE §2.1).
+templates of the rule as shipped: every rung of every class is moved by a logit-normal error, and the rungs of an item
+share its difficulty, so that they are not independent as the model assumes (the generator of EVIDENCE §2.1).
 
     python -m scripts.planted.simulate               # about 10 minutes on 2 CPU cores; writes results/simulate.json
 """
@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy.special import expit, logit
 
 from diagnose.attribute import gibbs
+from diagnose.calibration import calibrated
 from diagnose.config import RuleConfig
 from diagnose.evidence import LEVELS, WINS, Evidence
 from diagnose.records import CLASSES, KNOWLEDGE
 from diagnose.verdicts import GAPS, decide
 from scripts.planted.scores import ece, interval, macro_f1
+from scripts.planted.slices import shipped_rule
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULT = ROOT / "scripts" / "results" / "simulate.json"
@@ -89,7 +90,7 @@ def main() -> None:
 def judged_world(job: tuple[Setting, int, int]) -> list[dict[str, Any]]:
     """Twelve slices, two of each class, diagnosed together as the slices of one eval set are."""
     setting, size, seed = job
-    rule = RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
+    rule = calibrated(shipped_rule())
     rng = np.random.default_rng([seed, size, SETTINGS.index(setting)])
     truths = [c for c in CLASSES for _ in range(2)]
     mixtures = np.array([mixture(c, setting, rng) for c in truths])

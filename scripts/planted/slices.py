@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from diagnose.answers import AnswerLog
 from diagnose.attribute import attribute
@@ -25,7 +26,13 @@ from diagnose.evidence import lost_to_reference
 from diagnose.records import CLASSES, KNOWLEDGE, EvalItem
 from diagnose.verdicts import GAPS, decide, masses, waterfall
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 Array = np.ndarray
+
+
+def shipped_rule() -> RuleConfig:
+    """conf/rule as it lies in the repository; it names its calibration."""
+    return RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
 
 
 @dataclass(frozen=True)

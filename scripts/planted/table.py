@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from diagnose.budget import settled
 from diagnose.calibration import calibrated
@@ -31,7 +30,7 @@ from diagnose.config import PROBES, ProbesConfig, RuleConfig
 from diagnose.records import CLASSES, rounded
 from scripts.planted import scores
 from scripts.planted.scores import Slices, by_organism
-from scripts.planted.slices import Planted, World, judged, recording
+from scripts.planted.slices import Planted, World, judged, recording, shipped_rule
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "scripts" / "results"
@@ -86,7 +85,7 @@ class Job:
 
 def main() -> int:
     args = parsed()
-    rule = RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
+    rule = shipped_rule()
     rule = replace(rule, calibration=args.calibration or rule.calibration)
     runs = {base: answered(base, args.out) for base in ("a", "b", "inverted")}
     found = {}
