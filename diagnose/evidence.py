@@ -138,11 +138,14 @@ def readable(item: EvalItem, log: AnswerLog) -> bool:
 def doubted(items: list[EvalItem], log: AnswerLog) -> set[str]:
     """Ids of the items of one slice whose gold answer the evidence speaks against.
 
-    The model says, unaided, what the item's own context says, and the gold answer stands nowhere in it; or, in a slice
-    that the model otherwise knows, all its samples agree on another answer. Such an item tells of its gold first.
+    The model says, unaided, what the item's own context says, and the gold answer stands nowhere in it, though it
+    should: the answer is of the gold's type, or the slice's other golds do. Or, in a slice that the model otherwise
+    knows, all its samples agree on another answer. Such an item tells of its gold first.
     """
     wrong = [i for i in items if log.get("plain", i.id).lenient is False and i.targets]
-    found = {i.id for i in wrong if _contradicted(i, log)}
+    with_context = [i for i in items if i.context and i.targets]
+    verbatim = sum(map(_holds_gold, with_context)) > 0.5 * len(with_context)
+    found = {i.id for i in wrong if _contradicted(i, log, verbatim)}
     rest = [i for i in items if i.id not in found and log.get("plain", i.id).strict is not None]
     known = sum(bool(log.get("plain", i.id).lenient) for i in rest)
     if len(rest) >= SLICE_LEAST and known >= SLICE_KNOWN * len(rest):
@@ -150,11 +153,14 @@ def doubted(items: list[EvalItem], log: AnswerLog) -> set[str]:
     return found
 
 
-def _contradicted(item: EvalItem, log: AnswerLog) -> bool:
-    if not item.context:
-        return False
+def _holds_gold(item: EvalItem) -> bool:
+    return any(mentions(item.context or "", content(item, t)) for t in item.targets)
+
+
+def _contradicted(item: EvalItem, log: AnswerLog, verbatim: bool) -> bool:
     said = content(item, log.get("plain", item.id).text.strip())
-    return mentions(item.context, said) and not any(mentions(item.context, content(item, t)) for t in item.targets)
+    same_type = said in {content(item, o) for o in item.options} or verbatim
+    return same_type and mentions(item.context or "", said) and not _holds_gold(item)
 
 
 def _agreed(item: EvalItem, log: AnswerLog) -> bool:

@@ -140,6 +140,20 @@ def test_gold_that_contradicts_what_the_model_and_the_context_say_is_doubted(dia
     assert found.verdict in ("none", "insufficient") and found.strict.k == found.strict.n
 
 
+def test_an_answer_that_must_be_derived_is_not_doubted_for_not_standing_in_its_context(diagnose_scripted: Any) -> None:
+    rows = planted_rows({"counted": ["absent"] * 40})
+    for row in rows:
+        row["context"] = f"On {row['prompt'].split()[-1]} Fridays out of ten they came, and once more: value19."
+        row |= {"target": "eleven", "distractors": ["nine", "ten", "twelve"]}
+
+    class Says(ScriptedModel):
+        def _say(self, prompt: Any, rng: Any, temperature: float) -> str:
+            return "value19"
+
+    found = diagnose_scripted(rows, model=Says).slices[0]
+    assert not found.doubted and found.verdict == "knowledge"
+
+
 def test_a_model_that_believes_wrong_things_is_not_excused(diagnose_scripted: Any) -> None:
     """Self-consistent wrong answers in a slice that it does not know are its own, not the gold's."""
     found = diagnose_scripted(planted_rows({"unknown": ["absent"] * 40})).slices[0]

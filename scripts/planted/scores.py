@@ -114,8 +114,11 @@ def error(slices: Slices) -> float:
 
 
 def log_loss(slices: Slices) -> float:
-    """Mean of - log P(a right verdict)."""
-    stated = [sum(p for c, p in s["p_classes"].items() if c in s["right"]) for s in slices]
+    """Mean of - log P(a right verdict); a slice of which nothing is said counts as a guess among the verdicts."""
+    stated = [
+        sum(p for c, p in s["p_classes"].items() if c in s["right"]) if s["p_classes"] else 1 / len(VERDICTS)
+        for s in slices
+    ]
     return float(-np.log(np.maximum(stated, 1e-9)).mean())
 
 
