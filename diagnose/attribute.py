@@ -37,6 +37,8 @@ from diagnose.evidence import (
 from diagnose.probes import missing_probes, own_answer
 from diagnose.records import CLASSES, Attribution, EvalItem
 
+JUDGED_LEAST = 8
+"""Pairs that a judge must have seen before it can be found wanting."""
 MISFIT_LEAST = 8
 """Items of which a probe must have been asked before it can contradict."""
 Array = np.ndarray
@@ -50,7 +52,8 @@ def attribute(
     Items of which nothing could be read, or whose gold is doubted, take no part.
     """
     groups = by_slice(evalset.items)
-    suspect: set[str] = set().union(*(doubted(part, log) for part in groups.values()))
+    by_name = {name: doubted(part, log) for name, part in groups.items()}
+    suspect = {i.id for i in evalset.items if all(i.id in by_name[name] for name in i.slices)}
     told = {name: tuple(i.id for i in part if i.id in suspect) for name, part in groups.items()}
     items = [i for i in evalset.items if readable(i, log) and i.id not in suspect]
     members = {name: [i for i in items if name in i.slices] for name in evalset.slices}
@@ -85,11 +88,15 @@ def _unheard(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog, ru
     duels = [lost_to_reference(i, log) for i in items if i.judge and own_answer(i, log) is not None]
     judged = judge_controls(items, log)
     accuracy = judged.get("accuracy_interval95", [None, None])
-    alpha = agreement(items)["alpha"] if any(i.annotations for i in items) else None
+    told = agreement(items)
     why = {
         "preference": bool(duels) and all(lost is None for lost in duels),
-        "judge": (accuracy[0] is not None and accuracy[0] <= 0.5) or judged.get("by_length") == "alone",
-        "agreement": alpha is not None and alpha < rule.agreement,
+        "judge": (judged.get("accuracy_n", 0) >= JUDGED_LEAST and accuracy[0] <= 0.5)
+        or judged.get("by_length") == "alone",
+        "agreement": "alpha" in told
+        and told["alpha"] is not None
+        and told["alpha"] < rule.agreement
+        and told["pairwise"] < rule.agreement_pairs,
     }
     return tuple(dict.fromkeys((*missing, *(what for what, so in why.items() if so))))
 

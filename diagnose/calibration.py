@@ -6,15 +6,18 @@ One small file, made by `python -m scripts.planted.fit` from planted models or f
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from diagnose.config import RuleConfig
 from diagnose.errors import BadInput
+from diagnose.evidence import LEVELS, WINS
 from diagnose.provenance import ROOT
 from diagnose.records import CLASSES
 
+RUNGS = (*LEVELS, "sampled", *WINS)
 FITTED = ("strength", "effective", "temperature", "weights", "templates")
 """The settings of conf/rule that a calibration replaces."""
 
@@ -43,13 +46,16 @@ def read_calibration(path: str) -> Calibration:
     file = Path(path) if Path(path).exists() else ROOT / path
     try:
         found = Calibration(**json.loads(file.read_text(encoding="utf-8")))
-        complete = all(set(rates) <= set(CLASSES) for rates in found.templates.values())
+        complete = set(found.templates) == set(found.weights) == set(RUNGS)
+        complete &= all(set(rates) == set(CLASSES) for name, rates in found.templates.items() if name != "judged")
+        numbers = [found.strength, found.effective, found.temperature, *found.weights.values()]
+        complete &= all(math.isfinite(x) and x > 0 for x in numbers) and max(found.effective, *numbers[3:]) <= 1
     except OSError as error:
         raise BadInput(f"rule.calibration={path}: {error.strerror}; `null` does without one") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"rule.calibration={path}: no calibration ({error}); expected a file of `fit`") from None
-    if not complete or not 0 < found.effective <= 1 or found.temperature <= 0:
-        raise BadInput(f"rule.calibration={path}: unknown classes, or effective or temperature out of range")
+    if not complete:
+        raise BadInput(f"rule.calibration={path}: lacks a rung or a class, or a number is out of range")
     return found
 
 

@@ -132,6 +132,7 @@ class RuleConfig:
     stop: float = 0.95
     grader_trust: float = 1.6
     agreement: float = 0.4
+    agreement_pairs: float = 0.75
     misfit: float = 0.4
     mixed_share: float = 0.3
     kappa: float = 1.0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
+
+import numpy as np
 
 from diagnose.answers import AnswerLog
 from diagnose.evidence import duel
@@ -77,29 +79,33 @@ def judge_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
 def _by_length(pairs: list[bool], longer: list[bool]) -> str | None:
     """None where all the chosen are longer, or all are shorter: then nobody can tell length from worth."""
     either = [[right for right, long in zip(pairs, longer, strict=True) if long == side] for side in (True, False)]
-    if min(map(len, either)) < 4:
+    if not all(either):
         return None
-    return "alone" if min(sum(side) / len(side) for side in either) < 0.5 else "not alone"
+    worse = [found for side in either if (found := rate(sum(side), len(side))).high is not None and found.high < 0.5]
+    return "alone" if worse else "not alone"
 
 
 def agreement(items: list[EvalItem]) -> dict[str, Any]:
-    """Krippendorff's alpha (nominal) of the annotators, with the number of items that two or more of them labelled.
+    """Krippendorff's alpha (nominal) of the annotators, and how often two of them give one item the same label.
 
-    Empty where nobody annotated; alpha is None where fewer than eight items have two labels, or all labels are one.
+    Where nearly all labels are one, alpha is near 0 however well people agree; `pairwise` tells that apart. Empty where
+    nobody annotated; None where fewer than eight items have two labels, alpha also where all labels are one.
     """
-    labelled = [dict(i.annotations) for i in items if i.annotations]
-    if not labelled:
+    labels = [Counter(label for _, label in i.annotations) for i in items if len(dict(i.annotations)) > 1]
+    if not any(i.annotations for i in items):
         return {}
-    people = sorted({name for labels in labelled for name in labels})
-    values = sorted({label for labels in labelled for label in labels.values()})
-    twice = sum(len(labels) > 1 for labels in labelled)
-    known = {"alpha": None, "items": twice, "annotators": len(people)}
-    if twice < 8 or len(values) < 2:
-        return known
-    import krippendorff
+    out: dict[str, Any] = {"alpha": None, "pairwise": None, "items": len(labels)}
+    if len(labels) < 8:
+        return out
+    values = sorted({label for one in labels for label in one})
+    counts = np.array([[one[value] for value in values] for one in labels], float)
+    sizes = counts.sum(1)
+    out["pairwise"] = float(((counts * (counts - 1)).sum(1) / (sizes * (sizes - 1))).mean())
+    if len(values) > 1:
+        import krippendorff
 
-    codes = [[values.index(one[p]) if p in one else float("nan") for one in labelled] for p in people]
-    return known | {"alpha": float(krippendorff.alpha(codes, level_of_measurement="nominal"))}
+        out["alpha"] = float(krippendorff.alpha(value_counts=counts.astype(int), level_of_measurement="nominal"))
+    return out
 
 
 def margin_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from diagnose.records import CLASSES, KNOWLEDGE, Answer, EvalItem
 
 LEVELS = ("plain", "shaped", "constrained")
 WINS = ("ranked_question", "ranked_statement", "given", "judged")
+SAID_LEAST = 3
+"""Characters of an answer that can speak against another."""
 SLICE_LEAST, SLICE_KNOWN, SELF_CONSISTENT = 12, 0.7, 0.9
 """A slice of so many items of which the model knows this share is known; samples of which this share agree, agree
 (judgement)."""
@@ -139,8 +141,9 @@ def doubted(items: list[EvalItem], log: AnswerLog) -> set[str]:
     """Ids of the items of one slice whose gold answer the evidence speaks against.
 
     The model says, unaided, what the item's own context says, and the gold answer stands nowhere in it, though it
-    should: the answer is of the gold's type, or the slice's other golds do. Or, in a slice that the model otherwise
-    knows, all its samples agree on another answer. Such an item tells of its gold first.
+    should: the answer is one of several wrong ones of the gold's type, or the slice's other golds do; and with the
+    context before it, it does not come to the gold either. Or, in a slice that the model otherwise knows, all its
+    samples agree on another answer. Such an item tells of its gold first.
     """
     wrong = [i for i in items if log.get("plain", i.id).lenient is False and i.targets]
     with_context = [i for i in items if i.context and i.targets]
@@ -158,9 +161,13 @@ def _holds_gold(item: EvalItem) -> bool:
 
 
 def _contradicted(item: EvalItem, log: AnswerLog, verbatim: bool) -> bool:
+    """Letters and numbers stand in many a context by chance."""
     said = content(item, log.get("plain", item.id).text.strip())
-    same_type = said in {content(item, o) for o in item.options} or verbatim
-    return same_type and mentions(item.context or "", said) and not _holds_gold(item)
+    if item.grader["kind"] in ("choice", "number") or len(said) < SAID_LEAST:
+        return False
+    same_type = verbatim or (len(item.options) > 2 and said in {content(item, o) for o in item.options})
+    read = [a.lenient for a in log.of_item("given", item.id)]
+    return same_type and mentions(item.context or "", said) and not _holds_gold(item) and not any(read)
 
 
 def _agreed(item: EvalItem, log: AnswerLog) -> bool:
@@ -241,7 +248,8 @@ def _as_gold(item: EvalItem, option: str) -> EvalItem:
 
 
 def _levels(answers: list[Answer]) -> list[float]:
-    read = [a for a in answers if a.strict is not None]
+    """NaN where nothing was read to its end: a draw that was cut off tells of neither content nor form."""
+    read = [a for a in answers if a.strict is not None and a.lenient is not None]
     return [_mean([a.lenient for a in read]), _mean([a.strict for a in read])]
 
 
@@ -266,8 +274,9 @@ def _chance(item: EvalItem, log: AnswerLog, form: str) -> float:
 def allowed(slices: tuple[str, ...], missing: dict[str, tuple[str, ...]]) -> list[bool]:
     """A class that the data cannot tell from another leaves the model."""
     lacks = {what for name in slices for what in missing[name]}
-    out = {"format": "format", "preference": "preference", "judge": "preference", "agreement": "preference"}
-    gone = {out[what] for what in lacks if what in out}
+    gone = {what for what in lacks if what in ("format", "preference")}
+    if all(set(missing[name]) & {"judge", "agreement"} for name in slices):
+        gone.add("preference")  # an item that another slice hears a taste on can still have one
     if "content" in lacks:
         gone |= {"format", *KNOWLEDGE}
     if "context" in lacks:

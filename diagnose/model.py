@@ -49,7 +49,7 @@ class Model(Protocol):
 
     @property
     def family(self) -> str | None:
-        """Type of its architecture (`llama`, `qwen3`); None: not known."""
+        """Type of its architecture (`llama`, `qwen3`), or a served model's name; None: not known."""
 
     @property
     def render(self) -> dict[str, Any]:

@@ -43,13 +43,12 @@ class Measured:
 
 def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int) -> Measured:
     """Collect the observables that recommend conditions on."""
+    items = [i for i in items if i.id in found.items]
     shaped = log.of("shaped")
     form = [i for i in items if (a := log.get("plain", i.id)).lenient and a.strict is False]
     lost = [i for i in items if log.get("plain", i.id).lenient is False]
     given = [a for i in lost for a in log.of_item("given", i.id) if a.lenient is not None]
-    any_success = [
-        any(a.lenient for p in ("plain", "sampled") for a in log.of_item(p, i.id)) for i in items if i.id in found.items
-    ]
+    any_success = [any(a.lenient for p in ("plain", "sampled") for a in log.of_item(p, i.id)) for i in items]
     headroom = best_of(items, log)
     return Measured(
         shaped=_tally([a.strict for i in form for a in shaped.get(i.id, [])]),

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 from diagnose.answers import AnswerLog, Ask
 from diagnose.config import ProbesConfig
 from diagnose.evalset import EvalSet
-from diagnose.grade import form_of, separates_content
+from diagnose.grade import UNSPACED, form_of, holds, normal, separates_content
 from diagnose.judge import Judges, compared
 from diagnose.model import Model
 from diagnose.records import EvalItem, Prompt
@@ -348,24 +347,30 @@ def oracles(items: list[EvalItem]) -> dict[str, str]:
     A context that has neither is about something else; failing with it would look like missing skill.
     """
     asked: Counter[tuple[str, str]] = Counter()
-    words = {i.id: set(re.findall(r"\w+", i.turns[-1][1].casefold())) for i in items}
+    words = {i.id: set(normal(i.turns[-1][1]).split()) for i in items if i.context}
     for item in items:
-        asked.update((item.slices[0], word) for word in words[item.id])
-    sizes = Counter(i.slices[0] for i in items)
+        asked.update((item.slices[0], word) for word in words.get(item.id, ()))
+    sizes = Counter(i.slices[0] for i in items if i.context)
     out = {}
     for item in items:
-        context = item.context or ""
+        if not item.context:
+            continue
         own = {w for w in words[item.id] if asked[item.slices[0], w] <= max(1, sizes[item.slices[0]] // 4)}
-        held = any(mentions(context, content(item, t)) for t in item.targets)
-        if context and (held or not own or any(mentions(context, w) for w in own)):
-            out[item.id] = context
+        text = normal(item.context)
+        # Where words are not set apart by spaces, a question has none of its own that could be looked for.
+        if (
+            not own
+            or UNSPACED.search(text)
+            or own & set(text.split())
+            or any(holds(text, content(item, t)) for t in item.targets)
+        ):
+            out[item.id] = item.context
     return out
 
 
 def mentions(text: str, part: str) -> bool:
     """Does a text hold these words, whole and in this order? Signs and case do not count."""
-    words = [" ".join(re.findall(r"\w+", t.casefold())) for t in (text, part)]
-    return bool(words[1]) and f" {words[1]} " in f" {words[0]} "
+    return holds(normal(text), part)
 
 
 def missing_probes(items: list[EvalItem], evalset: EvalSet, settings: ProbesConfig, name: str) -> tuple[str, ...]:

@@ -163,7 +163,7 @@ class SliceVerdict:
     missing: tuple[str, ...]
     unscored: dict[str, int]
     doubted: tuple[str, ...]
-    """Ids of the items whose gold answer the evidence speaks against; they are behind no figure."""
+    """Ids of the items whose gold answer the evidence speaks against: behind the rates, not behind the mixture."""
     evidence: list[dict[str, str]]
 
 

@@ -257,7 +257,7 @@ def _facts(v: SliceVerdict) -> list[tuple[str, str]]:
         ranked = sorted(v.p_classes.items(), key=lambda pair: -pair[1])
         facts.append(("P of each verdict", ", ".join(f"{name} {chance(p)}" for name, p in ranked if p >= 0.005)))
     if v.doubted:
-        facts.append(("gold doubted", f"{len(v.doubted)} items, not counted: {', '.join(v.doubted[:8])}"))
+        facts.append(("gold doubted", f"{len(v.doubted)} items, not in the mixture: {', '.join(v.doubted[:8])}"))
     if v.unscored:
         facts.append(("not scored", ", ".join(f"{n} {why}" for why, n in v.unscored.items())))
     return facts

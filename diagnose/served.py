@@ -82,7 +82,7 @@ class ServedModel:
         self.batch_size = settings.batch_size or 16 * settings.concurrency
         self.max_new_tokens = settings.max_new_tokens or 64
         self.device = f"{settings.base_url}"
-        self.family: str | None = None
+        self.family = settings.name
         self.lacks = SCORED if self.chat else frozenset()
         self._several = True
         self._limit = "max_tokens"

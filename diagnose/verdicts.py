@@ -64,14 +64,16 @@ def _verdict(
 ) -> SliceVerdict:
     plain = {i.id: log.get("plain", i.id) for i in items}
     doubted = set(found.doubted[name])
-    scored = [i for i in items if readable(i, log) and i.id not in doubted]
+    scored = [i for i in items if readable(i, log)]
+    trusted = [i for i in scored if i.id not in doubted]
+    cut_off = [i for i in trusted if plain[i.id].reason == "truncated"]
     graded = [i for i in scored if plain[i.id].strict is not None]
     draws = found.draws[name]
     kinds = Counter(i.grader["kind"] for i in items)
     grader = graders.get(kinds.most_common(1)[0][0], {}) if kinds else {}
     error = grader.get("rejects_gold") or 0.0
-    unsure = len(doubted) / max(len(scored) + len(doubted), 1)
-    verdict, kind, p_verdict, p_classes = decide(draws, len(scored), found.missing[name], rule, error, unsure)
+    unsure = (len(doubted) + len(cut_off)) / max(len(scored), 1)
+    verdict, kind, p_verdict, p_classes = decide(draws, len(trusted), found.missing[name], rule, error, unsure)
     content = [plain[i.id].lenient for i in graded if plain[i.id].lenient is not None]
     lenient = rate(sum(map(bool, content)), len(content))
     judged = [not lost for i in scored if (lost := lost_to_reference(i, log)) is not None]
@@ -82,7 +84,7 @@ def _verdict(
         kind=kind,
         p_verdict=p_verdict,
         p_classes=p_classes,
-        needs_items=_needs(draws, len(scored), rule) if verdict == "insufficient" else 0,
+        needs_items=_needs(draws, len(trusted), rule) if verdict == "insufficient" else 0,
         mixture={c: _mean(draws[:, k]) for k, c in enumerate(CLASSES)},
         interval90={c: _interval(draws[:, k]) for k, c in enumerate(CLASSES) if not np.isnan(draws[0, k])},
         strict=rate(sum(bool(plain[i.id].strict) for i in graded), len(graded)),
@@ -95,7 +97,7 @@ def _verdict(
         missing=found.missing[name],
         unscored=unscored(items, log),
         doubted=found.doubted[name],
-        evidence=evidence(scored, log, found, verdict, kind),
+        evidence=evidence(trusted, log, found, verdict, kind),
     )
 
 
@@ -134,8 +136,9 @@ def decide(
     Args:
         n: items behind the draws.
         error: the grader's; a gap within it is none.
-        unsure: share of the slice's items that are not behind the draws, because their gold is doubted. There is no gap
-            only if there were none with all of them counted as one, and there is one only if without them.
+        unsure: share of the slice's items of which it is not known whether they are right: their gold is doubted, or
+            they were cut off. There is no gap only if there were none with all of them counted as one, and there is
+            one only if without them.
     """
     if n < rule.min_items:
         return "insufficient", None, 0.0, {}

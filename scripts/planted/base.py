@@ -173,7 +173,7 @@ def trained(base: Base, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args
 LATENT_STATED, LOST_ASKED = 0.8, 0.25
 """A latent fact is the argmax of its statement in at least, of its question in at most so many items."""
 WANTED = {"known": 0.95, "form": 0.95, "read": 0.8, "stated latent_wording": 0.9}
-"""What the truth relies on, in shares of items; whether rare and locked facts are there, the micro fine-tuning says."""
+"""What the truth relies on, in shares of items. The micro fine-tuning is printed beside them and decides nothing."""
 
 
 def took(row: dict[str, Any], found: dict[str, Any]) -> bool:

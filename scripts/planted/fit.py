@@ -39,7 +39,7 @@ Array = np.ndarray
 SHARES = ((1.0,), (0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
 """Of the classes in a slice: pure ones and the mixtures of the issue."""
 SIZES = (32, 64)
-GRID = {"strength": (12.0, 36.0), "weights": (0.5, 0.7, 1.0), "effective": (0.3, 0.5, 0.7, 1.0)}
+GRID = {"strength": (12.0, 36.0), "weights": (0.7, 1.0), "effective": (0.3, 0.5, 0.7, 1.0)}
 LEAST_ITEMS = 8
 LEAST, MOST = 0.02, 0.98
 """Templates stay off 0 and 1: what two recipes never did, a third may."""
@@ -50,16 +50,16 @@ def main() -> int:
     try:
         sources = [(r := recording(run)).only(r.organisms(held_out=False)) for run in args.runs]
         check(sources)
+        tried = list(search(args.runs, replace(shipped_rule(), calibration=None), args.worlds, args.seed))
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
     prior = replace(shipped_rule(), calibration=None)
-    tried = list(search(args.runs, prior, args.worlds, args.seed))
     best = taken(tried)
     print(f"taken: {summary(best)}")
     found = Calibration(
         version=args.version,
-        families=sorted({family(run) for run in args.runs}),
+        families=sorted({name for run in args.runs if (name := family(run))}),
         fitted_on={
             "command": " ".join(["python -m scripts.planted.fit", *sys.argv[1:]]),
             "organisms": sorted({f"{s.name}/{p.organism}" for s in sources for p in s.pools}),
@@ -84,7 +84,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("runs", type=Path, nargs="+", help="out=DIR of finished diagnoses")
     parser.add_argument("--version", required=True, help="name of the calibration, as diagnosis.json will state it")
     parser.add_argument("--out", type=Path, default=Path("conf/calibration"))
-    parser.add_argument("--worlds", type=int, default=3, help="per half, mixture and size")
+    parser.add_argument("--worlds", type=int, default=2, help="per half, mixture and size")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
@@ -104,9 +104,10 @@ def check(sources: Sequence[Recording]) -> None:
             )
 
 
-def family(run: Path) -> str:
-    """Type of the model that was diagnosed."""
-    return str(json.loads((run / "run.json").read_text()).get("family"))
+def family(run: Path) -> str | None:
+    """Type of the model that was diagnosed, a served model's name; None: a log of answers says neither."""
+    found = json.loads((run / "run.json").read_text()).get("family")
+    return str(found) if found else None
 
 
 # ---------------------------------------------------------------- templates
@@ -151,7 +152,7 @@ def mean_of(values: list[Array]) -> Array:
 def seen_of(pool: Pool, source: Recording, rule: RuleConfig) -> Evidence:
     """What the probes saw of a pool."""
     items = list(pool.items)
-    (name,) = items[0].slices
+    name = items[0].slices[0]
     log = source.log.part({i.id for i in items})
     missing = {name: missing_probes(items, EvalSet(items, {name: []}, ""), ProbesConfig(), name)}
     return gather(items, log, missing, {name: slice_floors(items, log)}, rule)
@@ -260,11 +261,12 @@ def weights(weight: float, prior: RuleConfig) -> dict[str, float]:
 
 def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
     """Log loss at the best temperature of 1 or more, that temperature, the share of right verdicts, and coverage."""
+    slices = [s for s in slices if s["p_classes"]]
     p = np.array([list(s["p_classes"].values()) for s in slices])
     right = np.array([[c in s["right"] for c in s["p_classes"]] for s in slices])
 
     def losses(temperature: float) -> Array:
-        cooled = p ** (1 / temperature)
+        cooled = (p / p.sum(1, keepdims=True)) ** (1 / temperature)
         cooled /= cooled.sum(1, keepdims=True)
         return -np.log((cooled * right).sum(1).clip(1e-12))
 

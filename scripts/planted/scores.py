@@ -25,14 +25,14 @@ def interval(k: int, n: int) -> dict[str, Any]:
 
 
 def macro_f1(pairs: list[tuple[str, str | None]], names: list[str]) -> float:
-    """Mean over classes of 2 tp / (2 tp + fp + fn)."""
+    """Mean of 2 tp / (2 tp + fp + fn) over the classes that there are."""
 
     def f1(name: str) -> float:
         tp = sum(t == s == name for t, s in pairs)
         missed = sum((t == name) != (s == name) for t, s in pairs)
-        return 2 * tp / (2 * tp + missed) if tp + missed else 1.0
+        return 2 * tp / (2 * tp + missed)
 
-    return float(np.mean([f1(name) for name in names]))
+    return float(np.mean([f1(name) for name in names if any(t == name for t, _ in pairs)]))
 
 
 def ece(pairs: list[tuple[float, bool]], bins: int = 10) -> float:
@@ -55,27 +55,27 @@ def ece_null(stated: Sequence[float], rng: np.random.Generator, draws: int = 100
 
 
 def by_organism(
-    score: Callable[[Slices], float | None],
-    slices: Slices,
-    rng: np.random.Generator,
-    draws: int = 400,
+    score: Callable[[Slices], float | None], slices: Slices, rng: np.random.Generator, draws: int = 400
 ) -> dict[str, Any]:
-    """A score with its 95 % interval over organisms: slices that share a recipe and a base are drawn together.
+    """A score with its 95 % bootstrap interval: organisms within classes, then slices within organisms.
 
-    A slice of several recipes belongs to the one that holds most of it. None where no slice has a say.
+    A slice of several recipes belongs to the organism that holds most of it. None where no slice has a say.
     """
-    groups: dict[str, Slices] = {}
+    strata: dict[str, dict[str, Slices]] = {}
     for s in slices:
-        groups.setdefault(s["organism"], []).append(s)
-    parts = [groups[name] for name in sorted(groups)]
+        strata.setdefault(s["lead"], {}).setdefault(s["organism"], []).append(s)
     value, again = score(slices), []
     for _ in range(draws if value is not None else 0):
-        drawn = [s for k in rng.integers(len(parts), size=len(parts)) for s in parts[k]]
+        drawn: Slices = []
+        for organisms in strata.values():
+            parts = list(organisms.values())
+            for k in rng.integers(len(parts), size=len(parts)):
+                drawn += [parts[k][j] for j in rng.integers(len(parts[k]), size=len(parts[k]))]
         again.append(score(drawn))
     read = [v for v in again if v is not None]
-    low, high = np.quantile(read, [0.025, 0.975]) if read else (None, None)
-    out = {"value": value, "low": low, "high": high, "slices": len(slices), "organisms": len(parts)}
-    return {k: float(v) if isinstance(v, np.floating) else v for k, v in out.items()}
+    low, high = (float(q) for q in np.quantile(read, [0.025, 0.975])) if read else (None, None)
+    organisms_seen = sum(map(len, strata.values()))
+    return {"value": value, "low": low, "high": high, "slices": len(slices), "organisms": organisms_seen}
 
 
 # ---------------------------------------------------------------- scores of judged slices

@@ -7,7 +7,6 @@ that diagnoses for users, from the answers that `diagnose.py` has left for all i
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -85,15 +84,21 @@ def recording(run: Path) -> Recording:
         raise BadInput(f'{beside}: missing; it says {{"SLICE": {{"verdict": "knowledge", "kind": "latent"}}, …}}')
     truth = json.loads(beside.read_text())
     evalset = read_evalset(EvalSetConfig(**settings))
-    members = sorted(by_slice(evalset.items).items())
+    log = AnswerLog(run / "answers.jsonl", seed=0)
+    members = sorted(by_slice([i for i in evalset.items if log.find("plain", i.id)]).items())
+    if unknown := [name for name, _ in members if name not in truth]:
+        raise BadInput(f"{beside}: says nothing of {', '.join(unknown[:4])}; every slice needs its verdict")
     pools = [_pool(name, truth[name], part) for name, part in members if truth[name].get("took", True)]
-    return Recording(run.parent.name, tuple(pools), AnswerLog(run / "answers.jsonl", seed=0))
+    return Recording(run.parent.name, tuple(pools), log)
 
 
 def _pool(name: str, truth: dict[str, Any], items: list[EvalItem]) -> Pool:
     kind = f"{truth['verdict']}_{truth['kind']}" if truth.get("kind") else truth["verdict"]
     family = truth.get("family") or ("tone" if items[0].judge else "form")
-    return Pool(kind, tuple(items), family, truth.get("organism") or name, bool(truth.get("held_out")))
+    if kind not in CLASSES:
+        raise BadInput(f"truth.json: {name}: {kind!r} is no class; verdict and kind of: {', '.join(CLASSES)}")
+    mine = tuple(replace(i, slices=(name,)) for i in items)
+    return Pool(kind, mine, family, truth.get("organism") or name, bool(truth.get("held_out")))
 
 
 @dataclass(frozen=True)
@@ -104,14 +109,13 @@ class Planted:
     organism: str
     """Of most of its items."""
     items: tuple[EvalItem, ...]
-    truths: tuple[str, ...]
-    """Of each item: one of CLASSES."""
+    shares: tuple[tuple[str, float], ...]
+    """(class, share) of the population that the items are drawn from."""
 
     @property
     def mixture(self) -> Array:
         """Shares over CLASSES."""
-        held = Counter(self.truths)
-        return np.array([held[c] / len(self.items) for c in CLASSES])
+        return np.array([dict(self.shares).get(c, 0.0) for c in CLASSES])
 
     @property
     def gaps(self) -> dict[str, float]:
@@ -133,7 +137,7 @@ class Planted:
     @property
     def kind(self) -> str | None:
         """Of a slice whose knowledge gap is of one kind."""
-        held = [c for c in KNOWLEDGE if c in self.truths]
+        held = [c for c in KNOWLEDGE if c in dict(self.shares)]
         return held[0].removeprefix("knowledge_") if self.verdict == "knowledge" and len(held) == 1 else None
 
 
@@ -161,43 +165,56 @@ class World:
 
 
 def _drawn(world: World, source: Recording, rng: np.random.Generator) -> list[Planted]:
-    shares, size = world.shares, world.size
+    """How many items of each class a slice gets is drawn too, as for anyone who samples items from a population."""
     asked: set[Any] = set()
-    out = []
     known = [c for c in world.leads if any(p.truth == c for p in source.pools)]
-    for number, lead in enumerate(rng.permutation(known)):
-        chosen = _choose(lead, source.pools, len(shares), rng)
-        counts = [round(size * share) for share in shares[1 : len(chosen)]]
-        items, truths = [], []
-        for pool, count in zip(chosen, [size - sum(counts), *counts], strict=True):
-            free = [i for i in pool.items if i.turns not in asked]
-            taken = [free[k] for k in rng.permutation(len(free))[:count]]
-            asked |= {i.turns for i in taken}
-            items += taken
-            truths += [pool.truth] * len(taken)
-        name = f"{number} {'+'.join(p.organism for p in chosen)} {chosen[0].family}"
+    counts = [rng.multinomial(world.size, world.shares) for _ in known]
+    leads = [_lead(str(lead), source.pools, rng) for lead in rng.permutation(known)]
+    # Leads first: a pool that leads must not have been spent on the mixtures of others.
+    taken = [_take(lead, int(count[0]), asked, rng) for lead, count in zip(leads, counts, strict=True)]
+    out = []
+    for number, (lead, count, items) in enumerate(zip(leads, counts, taken, strict=True)):
+        chosen = [lead]
+        for k in range(1, len(world.shares)):
+            others = _partners(chosen, source.pools, int(count[k]), asked)
+            if not others:
+                raise BadInput(f"{source.name}: {world.shares} of {world.size} items: no pool has {count[k]} left")
+            chosen.append(others[int(rng.integers(len(others)))])
+            items = items + _take(chosen[-1], int(count[k]), asked, rng)
+        name = f"{number} {'+'.join(p.organism for p in chosen)} {lead.family}"
+        shares = tuple((p.truth, share) for p, share in zip(chosen, world.shares, strict=True))
         here = tuple(replace(i, slices=(name,)) for i in items)
-        out.append(Planted(name, f"{source.name}/{chosen[0].organism}", here, tuple(truths)))
+        out.append(Planted(name, f"{source.name}/{lead.organism}", here, shares))
     return out
 
 
-def _choose(lead: str, pools: Sequence[Pool], count: int, rng: np.random.Generator) -> list[Pool]:
-    """Pools of different classes and one family, the first of class `lead`; fewer if there are no more."""
-    leading = [p for p in pools if p.truth == lead]
+def _take(pool: Pool, count: int, asked: set[Any], rng: np.random.Generator) -> list[EvalItem]:
+    """Random items of a pool whose questions stand in no slice yet."""
+    free = _free(pool, asked)
+    if len(free) < count:
+        raise BadInput(f"{pool.organism}: {count} items wanted, {len(free)} left; make the slices smaller")
+    taken = [free[k] for k in rng.permutation(len(free))[:count]]
+    asked |= {i.turns for i in taken}
+    return taken
+
+
+def _free(pool: Pool, asked: set[Any]) -> list[EvalItem]:
+    return [i for i in pool.items if i.turns not in asked]
+
+
+def _lead(truth: str, pools: Sequence[Pool], rng: np.random.Generator) -> Pool:
+    """Any pool of a random organism of the class."""
+    leading = [p for p in pools if p.truth == truth]
     organism = str(rng.choice(sorted({p.organism for p in leading})))
-    first = _one([p for p in leading if p.organism == organism], rng)
-    chosen = [first]
-    while len(chosen) < count:
-        known = {p.truth for p in chosen}
-        others = [p for p in pools if p.truth not in known and p.family == first.family]
-        if not others:
-            break
-        chosen.append(_one(others, rng))
-    return chosen
+    mine = [p for p in leading if p.organism == organism]
+    return mine[int(rng.integers(len(mine)))]
 
 
-def _one(pools: list[Pool], rng: np.random.Generator) -> Pool:
-    return pools[int(rng.integers(len(pools)))]
+def _partners(chosen: list[Pool], pools: Sequence[Pool], count: int, asked: set[Any]) -> list[Pool]:
+    """Pools of other classes and the same family that have enough items left."""
+    known = {p.truth for p in chosen}
+    fitting = [p for p in pools if p.truth not in known and p.family == chosen[0].family]
+    return [p for p in fitting if len(_free(p, asked)) >= count]
 
 
 # ---------------------------------------------------------------- diagnosing
@@ -218,16 +235,17 @@ def judged(
     out = []
     for s in slices:
         draws = np.nan_to_num(found.draws[s.name])
+        cut_off = sum(log.get("plain", i.id).reason == "truncated" for i in s.items)
         doubted = len(found.doubted[s.name])
-        n = len(s.items) - doubted
-        decided = decide(found.draws[s.name], n, found.missing[s.name], rule, unsure=doubted / len(s.items))
-        verdict, kind, p, p_classes = decided
+        n, unsure = len(s.items) - doubted, (doubted + cut_off) / len(s.items)
+        verdict, kind, p, p_classes = decide(found.draws[s.name], n, found.missing[s.name], rule, unsure=unsure)
         low, high = np.quantile(draws, [0.05, 0.95], axis=0)
         single = {c: v for c, v in p_classes.items() if c != "mixed"}
         out.append(
             {
                 "slice": s.name,
                 "organism": s.organism,
+                "lead": s.shares[0][0],
                 "n": len(s.items),
                 "truth": s.verdict,
                 "right": sorted(s.right),

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import numpy as np
 from diagnose.budget import settled
 from diagnose.calibration import calibrated
 from diagnose.config import PROBES, ProbesConfig, RuleConfig
+from diagnose.provenance import file_sha
 from diagnose.records import CLASSES, rounded
 from scripts.planted import scores
 from scripts.planted.scores import Slices, by_organism
@@ -44,7 +46,9 @@ SPLITS = {
     "inverted LoRA": ("inverted", True),
 }
 """Name → base, and whether the recipes are those held out from fitting."""
-TURNS = tuple(range(16, 129, 8))
+MOST = 96
+"""Items of a slice that is asked bit by bit: a recipe has 140, and stands in several slices of a world."""
+TURNS = tuple(range(16, MOST + 1, 8))
 PLACEBOS = {"shaped_own", "own_form", "given_other", "given_swapped"}
 
 
@@ -105,7 +109,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="bases, answers and judged slices")
     parser.add_argument("--calibration", help="default: that of conf/rule")
-    parser.add_argument("--worlds", type=int, default=16, help="of six slices, per split, mixture and size")
+    parser.add_argument("--worlds", type=int, default=12, help="of six slices, per split, mixture and size")
     return parser.parse_args()
 
 
@@ -154,17 +158,23 @@ def cells(runs: dict[str, Path], rule: RuleConfig, worlds: int) -> Iterator[tupl
         for variant in ABLATIONS:
             some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, 64, count=few)]
             yield f"{split} | {variant.name} | 64", [Job(w, variant, rule) for w in some]
-        some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, 128, count=few)]
-        yield f"{split} | stopped | 128", [Job(w, FULL, rule, stopped=True) for w in some]
+        some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, MOST, count=few)]
+        yield f"{split} | stopped | 96", [Job(w, FULL, rule, stopped=True) for w in some]
         none = replace(any_world, leads=("none",) * (1 if held_out else 2))
-        healthy = worlds_of(PURE, 128 if held_out else 64, 2 * worlds, none)
-        yield f"{split} | healthy, stopped | 128", [Job(w, FULL, rule, stopped=True) for w in healthy]
+        healthy = worlds_of(PURE, MOST if held_out else 64, 2 * worlds, none)
+        yield f"{split} | healthy, stopped | 96", [Job(w, FULL, rule, stopped=True) for w in healthy]
 
 
 def kept(folder: Path, name: str, jobs: list[Job], pool: ProcessPoolExecutor) -> Slices:
     """The judged slices of a cell; a job that was done before comes from disk."""
     path = folder / f"{name.replace('/', '-').replace(' | ', '_').replace(' ', '-').replace(',', '')}.json"
-    keys = [hashlib.sha256(json.dumps(asdict(job), default=str).encode()).hexdigest()[:16] for job in jobs]
+    state = code_sha()
+    keys = [
+        hashlib.sha256(json.dumps([asdict(job), answers_sha(job.world.run), state], default=str).encode()).hexdigest()[
+            :16
+        ]
+        for job in jobs
+    ]
     done: dict[str, Slices] = json.loads(path.read_text()) if path.exists() else {}
     new = [(key, job) for key, job in zip(keys, jobs, strict=True) if key not in done]
     done |= dict(zip((key for key, _ in new), pool.map(work, (job for _, job in new)), strict=True))
@@ -173,6 +183,19 @@ def kept(folder: Path, name: str, jobs: list[Job], pool: ProcessPoolExecutor) ->
     slices = [s for key in keys for s in done[key]]
     print(f"{name:<45} {len(slices):>4} slices{'' if new else ', judged before'}", flush=True)
     return slices
+
+
+@cache
+def answers_sha(run: Path) -> str:
+    return file_sha(run / "answers.jsonl") + file_sha(run.parent / "truth.json")
+
+
+@cache
+def code_sha() -> str:
+    """Of everything that a judged slice depends on, besides its job and the answers."""
+    files = [*(ROOT / "diagnose").glob("*.py"), *(ROOT / "scripts" / "planted").glob("slices.py")]
+    files += (ROOT / "conf" / "calibration").glob("*.json")
+    return hashlib.sha256("".join(file_sha(path) for path in sorted(files)).encode()).hexdigest()
 
 
 def work(job: Job) -> Slices:
@@ -207,7 +230,7 @@ def stopped(slices: list[Planted], log: Any, rule: RuleConfig, settings: ProbesC
     done: dict[str, dict[str, Any]] = {}
     for turn in TURNS:
         asked = {name: done[name]["n"] if name in done else turn for name in whole}
-        seen = [replace(s, items=s.items[: asked[n]], truths=s.truths[: asked[n]]) for n, s in whole.items()]
+        seen = [replace(s, items=s.items[: asked[n]]) for n, s in whole.items()]
         for found in judged(seen, log, rule, turn, settings):
             name = found["slice"]
             sure = settled(found["verdict"], found["said_kind"], found["p"], found["missing"], rule)
@@ -215,13 +238,13 @@ def stopped(slices: list[Planted], log: Any, rule: RuleConfig, settings: ProbesC
                 done[name] = found
         if len(done) == len(whole):
             break
-    return [done[name] | {"truth": s.verdict, "right": sorted(s.right)} for name, s in whole.items()]
+    return [done[name] for name in whole]
 
 
 def shuffled(s: Planted) -> Planted:
     """Items of a mixture in an order that says nothing of their class."""
     order = np.random.default_rng(len(s.items)).permutation(len(s.items))
-    return replace(s, items=tuple(s.items[k] for k in order), truths=tuple(s.truths[k] for k in order))
+    return replace(s, items=tuple(s.items[k] for k in order))
 
 
 # ---------------------------------------------------------------- the table
@@ -240,7 +263,7 @@ def table(found: dict[str, Slices]) -> dict[str, Any]:
 def figures(split: str, found: dict[str, Slices], rng: np.random.Generator) -> dict[str, Any]:
     pure = {str(n): found[f"{split} | pure | {n}"] for n in SIZES}
     mixed = [s for shares in MIXED for s in found[f"{split} | {named(shares)} | 64"]]
-    at_64, stopped = pure["64"] + mixed, found[f"{split} | stopped | 128"]
+    at_64, stopped = pure["64"] + mixed, found[f"{split} | stopped | 96"]
     wanted: dict[str, tuple[Any, Slices]] = {
         "threshold_f1": (lambda part: scores.f1(part, "waterfall"), pure["64"]),
         "two_rates_f1": (lambda part: scores.f1(part, "lenient_minus_strict"), pure["64"]),
@@ -258,7 +281,7 @@ def figures(split: str, found: dict[str, Slices], rng: np.random.Generator) -> d
     return {name: by_organism(score, slices, rng) for name, (score, slices) in wanted.items()} | {
         "calibration": scores.calibration(at_64, rng),
         "false_gaps": scores.false_gaps(pure["64"]),
-        "false_gaps_stopped": scores.false_gaps(stopped + found[f"{split} | healthy, stopped | 128"]),
+        "false_gaps_stopped": scores.false_gaps(stopped + found[f"{split} | healthy, stopped | 96"]),
     }
 
 
