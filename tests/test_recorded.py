@@ -52,7 +52,7 @@ def diagnose(tmp_path: Path, rule: RuleConfig, rows: Rows) -> Callable[..., Diag
         config = DiagnoseConfig(
             model=model or ModelConfig(kind="recorded", path=str(log)),
             evalset=EvalSetConfig(path=str(path)),
-            rule=replace(rule, sweeps=150, burn=50),
+            rule=replace(rule, calibration=None, effective=1.0, sweeps=150, burn=50),
             wandb=WandbConfig(mode="disabled"),
             out=str(tmp_path / out),
         )

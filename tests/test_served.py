@@ -73,7 +73,7 @@ def diagnose(tmp_path: Path, rule: RuleConfig, few: Rows) -> Any:
             evalset=EvalSetConfig(path=str(path)),
             probes=ProbesConfig(enabled=enabled or QUICK),
             judge=judge or ModelConfig(),
-            rule=replace(rule, sweeps=150, burn=50),
+            rule=replace(rule, calibration=None, effective=1.0, sweeps=150, burn=50),
             wandb=WandbConfig(mode="disabled"),
             seed=seed,
             out=str(tmp_path / out),
