@@ -8,18 +8,19 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: the workers share the cores
 
 import pytest
-import yaml
 
 from diagnose.calibration import calibrated
 from diagnose.config import DiagnoseConfig, EvalSetConfig, RuleConfig
 from diagnose.model import Completion, Form, Score
 from diagnose.records import EvalItem, Prompt
+from scripts.planted.slices import shipped_rule
 
 ROOT = Path(__file__).resolve().parent.parent
 VALUES = [f"value{i}" for i in range(20)]
@@ -56,7 +57,13 @@ def run_verb(verb: str, *overrides: str, env: dict[str, str] | None = None) -> s
 @pytest.fixture(scope="session")
 def rule() -> RuleConfig:
     """As shipped, with its calibration."""
-    return calibrated(RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text())))
+    return calibrated(shipped_rule())
+
+
+@pytest.fixture(scope="session")
+def believed() -> RuleConfig:
+    """Without its calibration, after which twenty items that are all right do not suffice for `none`."""
+    return replace(shipped_rule(), calibration=None)
 
 
 @pytest.fixture(scope="session")

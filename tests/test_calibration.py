@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from conftest import ROOT, WANTED_TONE, ScriptedModel, planted_rows
 
 from diagnose.answers import AnswerLog, cramped
@@ -323,7 +322,9 @@ class LikesLength(ScriptedModel):
 
 
 @pytest.mark.parametrize(("turned", "heard"), [(2, False), (100, True)])
-def test_a_judge_of_length_is_not_heard_where_pairs_can_show_it(tmp_path: Path, turned: int, heard: bool) -> None:
+def test_a_judge_of_length_is_not_heard_where_pairs_can_show_it(
+    tmp_path: Path, rule: RuleConfig, turned: int, heard: bool
+) -> None:
     """Chosen is now the longer, now the shorter; where it always is the longer nobody can tell, and it counts."""
     rows = planted_rows({"liked": ["none"] * 40})
     items = []
@@ -337,7 +338,6 @@ def test_a_judge_of_length_is_not_heard_where_pairs_can_show_it(tmp_path: Path, 
     log = AnswerLog(tmp_path / "answers.jsonl", 0)
     log.ask(ScriptedModel(rows), [plain(i) for i in items])
     log.ask(LikesLength(rows), [a for i in items for a in judgements(i, log)])
-    rule = calibrated(RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text())))
     found = attribute(EvalSet(items, {}, ""), log, ProbesConfig(), rule, np.random.default_rng(0))
     assert ("judge" not in found.missing["liked"]) == heard
 

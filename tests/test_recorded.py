@@ -43,7 +43,7 @@ def said(rows: Rows) -> Texts:
 
 
 @pytest.fixture
-def diagnose(tmp_path: Path, rule: RuleConfig, rows: Rows) -> Callable[..., Diagnosis]:
+def diagnose(tmp_path: Path, believed: RuleConfig, rows: Rows) -> Callable[..., Diagnosis]:
     """Diagnose what a log holds."""
 
     def start(log: Path, own: Rows | None = None, model: ModelConfig | None = None, out: str = "out") -> Diagnosis:
@@ -52,7 +52,7 @@ def diagnose(tmp_path: Path, rule: RuleConfig, rows: Rows) -> Callable[..., Diag
         config = DiagnoseConfig(
             model=model or ModelConfig(kind="recorded", path=str(log)),
             evalset=EvalSetConfig(path=str(path)),
-            rule=replace(rule, calibration=None, effective=1.0, sweeps=150, burn=50),
+            rule=replace(believed, sweeps=150, burn=50),
             wandb=WandbConfig(mode="disabled"),
             out=str(tmp_path / out),
         )
