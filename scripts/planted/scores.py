@@ -91,9 +91,9 @@ def f1_six(slices: Slices) -> float:
     return macro_f1([(s["class"], s["best_class"]) for s in slices], list(CLASSES))
 
 
-def right(slices: Slices) -> float:
-    """Share of slices whose likeliest verdict is right."""
-    return float(np.mean([s["best"] in s["right"] for s in slices]))
+def right(slices: Slices, said: str = "best") -> float:
+    """Share of slices whose likeliest verdict, or that of a baseline, is right."""
+    return float(np.mean([s[said] in s["right"] for s in slices]))
 
 
 def right_class(slices: Slices) -> float | None:
