@@ -159,10 +159,11 @@ def cells(runs: dict[str, Path], rule: RuleConfig, worlds: int) -> Iterator[tupl
             some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, 64, count=few)]
             yield f"{split} | {variant.name} | 64", [Job(w, variant, rule) for w in some]
         some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, MOST, count=few)]
-        yield f"{split} | stopped | 96", [Job(w, FULL, rule, stopped=True) for w in some]
+        yield f"{split} | stopped | {MOST}", [Job(w, FULL, rule, stopped=True) for w in some]
+        yield f"{split} | all | {MOST}", [Job(w, FULL, rule) for w in some]
         none = replace(any_world, leads=("none",) * (1 if held_out else 2))
         healthy = worlds_of(PURE, MOST if held_out else 64, 2 * worlds, none)
-        yield f"{split} | healthy, stopped | 96", [Job(w, FULL, rule, stopped=True) for w in healthy]
+        yield f"{split} | healthy, stopped | {MOST}", [Job(w, FULL, rule, stopped=True) for w in healthy]
 
 
 def kept(folder: Path, name: str, jobs: list[Job], pool: ProcessPoolExecutor) -> Slices:
@@ -263,7 +264,7 @@ def table(found: dict[str, Slices]) -> dict[str, Any]:
 def figures(split: str, found: dict[str, Slices], rng: np.random.Generator) -> dict[str, Any]:
     pure = {str(n): found[f"{split} | pure | {n}"] for n in SIZES}
     mixed = [s for shares in MIXED for s in found[f"{split} | {named(shares)} | 64"]]
-    at_64, stopped = pure["64"] + mixed, found[f"{split} | stopped | 96"]
+    at_64, stopped = pure["64"] + mixed, found[f"{split} | stopped | {MOST}"]
     wanted: dict[str, tuple[Any, Slices]] = {
         "threshold_f1": (lambda part: scores.f1(part, "waterfall"), pure["64"]),
         "two_rates_f1": (lambda part: scores.f1(part, "lenient_minus_strict"), pure["64"]),
@@ -276,6 +277,8 @@ def figures(split: str, found: dict[str, Slices], rng: np.random.Generator) -> d
         "sure": (scores.sure, at_64),
         "sure_and_right": (scores.sure_and_right, at_64),
         "stopped_right": (scores.right, stopped),
+        "fixed_64_right": (scores.right, same_worlds(split, found)),
+        "fixed_96_right": (scores.right, found[f"{split} | all | {MOST}"]),
         "stopped_items": (lambda part: float(np.mean([s["n"] for s in part])), stopped),
     }
     wanted |= {f"f1_{n}": (scores.f1, slices) for n, slices in pure.items()}
@@ -283,7 +286,7 @@ def figures(split: str, found: dict[str, Slices], rng: np.random.Generator) -> d
     return {name: by_organism(score, slices, rng) for name, (score, slices) in wanted.items()} | {
         "calibration": scores.calibration(at_64, rng),
         "false_gaps": scores.false_gaps(pure["64"]),
-        "false_gaps_stopped": scores.false_gaps(stopped + found[f"{split} | healthy, stopped | 96"]),
+        "false_gaps_stopped": scores.false_gaps(stopped + found[f"{split} | healthy, stopped | {MOST}"]),
     }
 
 
@@ -291,10 +294,7 @@ def ablated(variant: Variant, found: dict[str, Slices], rng: np.random.Generator
     """On the worlds on which all variants were tried."""
     few: Slices = []
     for split in SPLITS:
-        tried = found[f"{split} | {ABLATIONS[0].name} | 64"]
-        each = len(tried) // len((PURE, *MIXED))
-        same = [s for kind in map(named, (PURE, *MIXED)) for s in found[f"{split} | {kind} | 64"][:each]]
-        few += same if variant is FULL else found[f"{split} | {variant.name} | 64"]
+        few += same_worlds(split, found) if variant is FULL else found[f"{split} | {variant.name} | 64"]
     kinds = {
         "right": scores.right,
         "right_class": scores.right_class,
@@ -302,6 +302,12 @@ def ablated(variant: Variant, found: dict[str, Slices], rng: np.random.Generator
         "coverage90": scores.covered,
     }
     return {name: by_organism(score, few, rng) for name, score in kinds.items()}
+
+
+def same_worlds(split: str, found: dict[str, Slices]) -> Slices:
+    """The slices of the full diagnosis at 64 items on whose worlds the variants and the stopping were tried."""
+    each = len(found[f"{split} | {ABLATIONS[0].name} | 64"]) // len((PURE, *MIXED))
+    return [s for kind in map(named, (PURE, *MIXED)) for s in found[f"{split} | {kind} | 64"][:each]]
 
 
 def named(shares: tuple[float, ...]) -> str:
@@ -325,7 +331,9 @@ TARGETS = {
     "sure": ("slices with P ≥ .9", ".70"),
     "log_loss": ("log loss of the verdict", ""),
     "stopped_right": ("right when stopped", ""),
-    "stopped_items": ("items asked until stopped", ""),
+    "stopped_items": ("… after so many items", "40 % saved"),
+    "fixed_64_right": ("… with 64 items of all", ""),
+    "fixed_96_right": ("… with 96 items of all", ""),
 }
 """Figure → what a reader calls it, and what was to be reached."""
 
