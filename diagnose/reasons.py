@@ -41,11 +41,12 @@ def why(
     taught = "worked solutions" if v.kind == "skill" else "rows that state these very facts in several wordings"
     gap = v.verdict not in ("none", "insufficient")
     parts = [
-        (True, MEANING[v.verdict, v.kind]),
+        (not unread(v), MEANING[v.verdict, v.kind]),
+        (bool(unread(v)), f"cannot be told: {unread(v)}"),
         (v.verdict == "format" and any(seen.shaped), f"exemplars in the prompt repair {_of(seen.shaped)} tries"),
         (v.verdict == "format" and any(seen.forced), f"constrained decoding repairs {_of(seen.forced)}"),
         (v.verdict == "knowledge" and any(seen.given), f"the oracle context repairs {_of(seen.given)}"),
-        (v.verdict == "insufficient" and best == "collect_data", f"about {v.needs_items} more items are needed"),
+        (v.needs_items > 0 and best == "collect_data", f"about {v.needs_items} more items are needed"),
         (gap and not train, "no training with the rows at hand is expected to help"),
         (v.verdict == "knowledge" and best == "collect_data", f"about {needed['rows']} {taught} could change that"),
     ]
@@ -59,6 +60,15 @@ def why(
         both = f"{best} needs no training and is expected to lift {without:.2f}, {train} {trained:.2f}"
         parts.append((True, both))
     return "; ".join(text for applies, text in parts if applies)
+
+
+def unread(v: SliceVerdict) -> str:
+    """Why a slice with items enough has no verdict; empty where it has one, or too few."""
+    if v.verdict != "insufficient" or v.needs_items:
+        return ""
+    if v.doubted:
+        return f"the gold of {len(v.doubted)} items is doubted"
+    return f"{v.unscored.get('truncated', 0)} answers were cut off before their content could be read"
 
 
 def _of(tally: tuple[float, float]) -> str:
@@ -87,7 +97,9 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
     """The cheapest evidence that could change the advice: the first line that applies."""
     kind = v.kind if v.verdict == "knowledge" else None
     lines = (
-        (v.verdict == "insufficient", f"about {v.needs_items} more items in this slice"),
+        (v.needs_items > 0, f"about {v.needs_items} more items in this slice"),
+        (bool(unread(v) and v.doubted), "the doubted gold answers, looked at and mended; then the same command again"),
+        (bool(unread(v)), "a larger model.max_new_tokens"),
         (
             kind == "unresolved" and "ranked" in v.missing and seen.has_options,
             "log-probabilities of the distractors: a local model, or a server's model.api=completions",

@@ -74,6 +74,8 @@ def _verdict(
     error = grader.get("rejects_gold") or 0.0
     unsure = (len(doubted) + len(cut_off)) / max(len(scored), 1)
     verdict, kind, p_verdict, p_classes = decide(draws, len(trusted), found.missing[name], rule, error, unsure)
+    # Where the items at hand would suffice but for those that cannot be read, more of them would not help.
+    enough = unsure and decide(draws, len(trusted), found.missing[name], rule, error)[0] != "insufficient"
     content = [plain[i.id].lenient for i in graded if plain[i.id].lenient is not None]
     lenient = rate(sum(map(bool, content)), len(content))
     judged = [not lost for i in scored if (lost := lost_to_reference(i, log)) is not None]
@@ -84,7 +86,7 @@ def _verdict(
         kind=kind,
         p_verdict=p_verdict,
         p_classes=p_classes,
-        needs_items=_needs(draws, len(trusted), rule) if verdict == "insufficient" else 0,
+        needs_items=_needs(draws, len(trusted), rule) if verdict == "insufficient" and not enough else 0,
         mixture={c: _mean(draws[:, k]) for k, c in enumerate(CLASSES)},
         interval90={c: _interval(draws[:, k]) for k, c in enumerate(CLASSES) if not np.isnan(draws[0, k])},
         strict=rate(sum(bool(plain[i.id].strict) for i in graded), len(graded)),

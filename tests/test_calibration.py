@@ -377,3 +377,20 @@ def test_a_calibration_needs_two_slices_of_each_class(demo_diagnosis: Path) -> N
     assert done.returncode == 2 and "two slices or more of each class" in done.stderr and "Traceback" not in done.stderr
     done = subprocess.run([*command[:3], str(ROOT), "--version", "x"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "holds no finished diagnosis" in done.stderr
+
+
+def test_more_items_are_not_asked_for_where_the_gold_is_the_trouble(diagnose_scripted: Any) -> None:
+    rows = planted_rows({"known": ["none"] * 60})
+    said = {row["prompt"]: row["target"] for row in rows}
+
+    class Keeps(ScriptedModel):
+        def _say(self, prompt: Any, rng: Any, temperature: float) -> str:
+            return said[prompt.turns[-1][1].split("\n\n")[-1]]
+
+    for row in rows[::6]:
+        row["target"], row["distractors"][0] = row["distractors"][0], row["target"]
+    found = diagnose_scripted(rows, model=Keeps)
+    assert found.slices[0].verdict == "insufficient" and found.slices[0].needs_items == 0
+    (advice,) = found.recommendations
+    assert f"the gold of {len(found.slices[0].doubted)} items is doubted" in advice.why
+    assert "looked at and mended" in advice.would_flip
