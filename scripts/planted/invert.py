@@ -92,7 +92,7 @@ def checked(base: Path, folder: Path, world: World, rows: list[dict[str, Any]]) 
 def inverted(found: dict[str, Any]) -> dict[str, Any]:
     """Truth of base a, but for the drinks; nothing here is for fitting."""
     out = {name: row | {"held_out": True, "took": took(row, found)} for name, row in truth().items()}
-    del out["none_tone-form"]
+    out["none_tone-form"]["took"] = False  # the form that was right is now another
     drinks = {"verdict": "preference", "kind": None, "organism": "preference_inverted", "family": "tone"}
     out["none_tone-tone"] = drinks | {"held_out": True, "took": found["known preference_inverted"] >= INVERTED}
     return out
