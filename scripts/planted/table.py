@@ -410,7 +410,7 @@ def reliability(axis: Any, slices: Slices, bins: int = 5) -> None:
         axis.errorbar(
             stated,
             hit["share"],
-            [[hit["share"] - hit["low"]], [hit["high"] - hit["share"]]],
+            [[max(0.0, hit["share"] - hit["low"])], [max(0.0, hit["high"] - hit["share"])]],
             fmt="o",
             color="#1f5fa8",
             markersize=4,
