@@ -1,9 +1,9 @@
 """Slices made to fool the diagnosis, on a planted base: what it must not say of them with confidence.
 
-Whether a graders' or annotators' fault, a wrong setting or a model that games the reading: every slice is a real eval
+Whether a grader's or annotators' fault, a wrong setting or a model that games the reading: every slice is a real eval
 set, asked of a real model by diagnose.py. `wrong` names the verdicts that would be wrong however sure.
 
-    python -m scripts.planted.adversarial          # both bases; about 6 minutes on 2 CPU cores
+    python -m scripts.planted.adversarial          # both bases, once they are trained: about 10 minutes on 2 CPU cores
     python -m scripts.planted.adversarial --calibration conf/calibration/planted-1.json
 
 Writes scripts/results/adversarial.json.

@@ -4,7 +4,7 @@ No model is asked. Items are drawn from known mixtures; what each probe would ha
 templates of the rule as shipped: every rung of every class is moved by a logit-normal error, and the rungs of an item
 share its difficulty, so that they are not independent as the model assumes (the generator of EVIDENCE §2.1).
 
-    python -m scripts.planted.simulate               # about 10 minutes on 2 CPU cores; writes results/simulate.json
+    python -m scripts.planted.simulate               # about 3 minutes on 2 CPU cores; writes results/simulate.json
 """
 
 from __future__ import annotations
