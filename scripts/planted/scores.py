@@ -96,6 +96,11 @@ def right(slices: Slices, said: str = "best") -> float:
     return float(np.mean([s[said] in s["right"] for s in slices]))
 
 
+def commonest(slices: Slices) -> float:
+    """The baseline that always names the verdict that is right most often."""
+    return max(float(np.mean([verdict in s["right"] for s in slices])) for verdict in VERDICTS)
+
+
 def right_class(slices: Slices) -> float | None:
     """Of the slices of one class only: the share whose class is found."""
     hits = [s["best_class"] == s["class"] for s in slices if s["class"] in CLASSES]
