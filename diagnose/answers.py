@@ -45,8 +45,8 @@ class Ask:
 
 WORTH_A_BATCH = 8
 """So many prompts behind the same exemplars are kept apart from others, so that the exemplars are read once."""
-PREAMBLE = 80
-"""Characters that may stand before the answer proper (judgement)."""
+PREAMBLE = 32
+"""Characters that may stand before the answer proper (judgement): a model that rambles has had its chance by then."""
 READ = ("stop", "length", "control")
 """How an answer ends that a grader may read."""
 
@@ -210,8 +210,8 @@ class AnswerLog:
 
 
 def cramped(item: EvalItem, text: str) -> bool:
-    """Was an answer cut off before there was room for a preamble and the gold answer? Then its content is not known."""
-    return len(text) < PREAMBLE + 4 * max(map(len, item.targets), default=0)
+    """Was an answer cut off before a short preamble or the gold answer would have fitted? Its content is not known."""
+    return len(text) < max([PREAMBLE, *map(len, item.targets)])
 
 
 def _answered(probe: str, item: str, draw: int, prompt: str, said: Completion, reading: Reading | None) -> Answer:
