@@ -34,7 +34,6 @@ from diagnose.probes import missing_probes
 from diagnose.records import CLASSES, rounded
 from scripts.planted.slices import Pool, Recording, World, judged, recording, shipped_rule
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 Array = np.ndarray
 SHARES = ((1.0,), (0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
 """Of the classes in a slice: pure ones and the mixtures of the issue."""

@@ -13,7 +13,6 @@ import argparse
 import json
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,12 +22,12 @@ from diagnose.attribute import gibbs
 from diagnose.calibration import calibrated
 from diagnose.config import RuleConfig
 from diagnose.evidence import LEVELS, WINS, Evidence
+from diagnose.provenance import ROOT
 from diagnose.records import CLASSES, KNOWLEDGE
 from diagnose.verdicts import GAPS, decide
 from scripts.planted.scores import ece, interval, macro_f1
 from scripts.planted.slices import shipped_rule
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RESULT = ROOT / "scripts" / "results" / "simulate.json"
 SAMPLES, OPTIONS, SELF = 8, 6, 0.1
 """Samples of an item, options that are ranked, and how often a model's own sample beats another of its own."""

@@ -22,10 +22,10 @@ from diagnose.config import EvalSetConfig, ProbesConfig, RuleConfig
 from diagnose.errors import BadInput
 from diagnose.evalset import EvalSet, by_slice, read_evalset
 from diagnose.evidence import lost_to_reference
+from diagnose.provenance import ROOT
 from diagnose.records import CLASSES, KNOWLEDGE, EvalItem
 from diagnose.verdicts import GAPS, decide, masses, waterfall
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 Array = np.ndarray
 
 

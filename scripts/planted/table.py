@@ -28,13 +28,12 @@ import numpy as np
 from diagnose.budget import settled
 from diagnose.calibration import calibrated
 from diagnose.config import PROBES, ProbesConfig, RuleConfig
-from diagnose.provenance import file_sha
+from diagnose.provenance import ROOT, file_sha
 from diagnose.records import CLASSES, rounded
 from scripts.planted import scores
 from scripts.planted.scores import Slices, by_organism
 from scripts.planted.slices import Planted, World, judged, recording, shipped_rule
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 RESULTS = ROOT / "scripts" / "results"
 SIZES = (16, 32, 64, 128)
 PURE, MIXED = (1.0,), ((0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
