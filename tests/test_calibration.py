@@ -364,11 +364,36 @@ def test_every_planted_item_is_a_valid_row_and_its_slice_has_a_truth(tmp_path: P
 
 
 def test_a_planting_that_did_not_take_is_no_witness() -> None:
-    row = {"verdict": "knowledge", "organism": "latent_rare"}
+    row = {"verdict": "knowledge", "kind": "latent", "organism": "latent_rare"}
     stored = {"asked latent_rare": 0.12, "stated latent_rare": 0.95, "context latent_rare": 0.9}
+    stored |= {"micro latent_rare": {"after": 0.2}}
     assert took(row, stored) and not took(row, stored | {"stated latent_rare": 0.33})
     assert not took(row, stored | {"asked latent_rare": 0.6}) and not took(row, stored | {"context latent_rare": 0.5})
-    assert not took({"verdict": "none", "organism": "x"}, {"known x": 0.8})
+    healthy = {"verdict": "none", "kind": None, "organism": "x"}
+    assert took(healthy, {"known x": 1.0, "micro x": {"after": 1.0}})
+    assert not took(healthy, {"known x": 0.8, "micro x": {"after": 1.0}})
+    shape = {"verdict": "format", "kind": None, "organism": "x"}
+    assert not took(shape, {"known x": 1.0, "micro x": {"after": 0.3}}), "some training on form would have opened it"
+    absent = {"verdict": "knowledge", "kind": "absent", "organism": "x"}
+    unknown = {"asked x": 0.0, "context x": 0.9}
+    assert took(absent, unknown | {"micro x": {"after": 0.1}})
+    assert not took(absent, unknown | {"micro x": {"after": 0.9}}), "what 64 others open was there"
+
+
+def test_confidence_is_fitted_to_what_was_right() -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.5, 0.99, 4000)
+    honest = list(zip(p, rng.random(4000) < p, strict=True))
+    assert fit.too_sure(honest) == pytest.approx(1.0, abs=0.1)
+    assert fit.too_sure([(q, hit) for (_, hit), q in zip(honest, p**3 / (p**3 + (1 - p) ** 3), strict=True)]) > 2
+    assert 0.3 < fit.too_sure([(0.95, True)] * 60) < 1, "sixty of sixty are no certainty"
+    assert fit.too_sure([(0.95, True)] * 6) > 1, "six of six are less than .95 says"
+
+
+def test_a_mixed_verdict_is_scored_as_what_was_said() -> None:
+    said = {"best": "format", "p_best": 0.6, "verdict": "mixed", "p": 0.97, "right": ["knowledge", "mixed"]}
+    assert scores.stated(said) == (0.97, True)
+    assert scores.stated(said | {"verdict": "insufficient"}) == (0.6, False)
 
 
 def test_a_calibration_needs_two_slices_of_each_class(demo_diagnosis: Path) -> None:

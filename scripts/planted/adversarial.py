@@ -4,7 +4,7 @@ Whether a grader's or annotators' fault, a wrong setting or a model that games t
 set, asked of a real model by diagnose.py. `wrong` names the verdicts that would be wrong however sure.
 
     python -m scripts.planted.adversarial          # both bases, once they are trained: about 10 minutes on 2 CPU cores
-    python -m scripts.planted.adversarial --calibration conf/calibration/planted-1.json
+    python -m scripts.planted.adversarial --calibration conf/calibration/planted-2.json
 
 Writes scripts/results/adversarial.json.
 """
@@ -95,7 +95,7 @@ def trapped(base: str, folder: Path, calibration: str | None) -> Iterator[Row]:
         shutil.rmtree(here / "run", ignore_errors=True)
         more = [f"rule.calibration={calibration}"] if calibration else []
         where = [f"model.path={folder / model}", f"evalset.path={here / 'evalset.jsonl'}", f"out={here / 'run'}"]
-        call("diagnose.py", *where, "wandb=disabled", *settings, *more)
+        call(base, "diagnose.py", *where, "wandb=disabled", *settings, *more)
         by_name = {trap.name: trap for trap in traps}
         for v in json.loads((here / "run" / "diagnosis.json").read_text())["slices"]:
             trap = by_name[v["slice"].rpartition(" ")[0]]

@@ -173,17 +173,25 @@ def trained(base: Base, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args
 LATENT_STATED, LOST_ASKED = 0.8, 0.25
 """A latent fact is the argmax of its statement in at least, of its question in at most so many items."""
 WANTED = {"known": 0.95, "form": 0.95, "read": 0.8, "stated latent_wording": 0.9}
-"""What the truth relies on, in shares of items. The micro fine-tuning is printed beside them and decides nothing."""
+"""What the truth relies on, in shares of items."""
+OPENED, SHUT = 0.8, 0.4
+"""What micro fine-tuning must make of the other items of a group where only the form or the taste is missing, and may
+make of them where the knowledge is: counts up to four are guessed in a quarter.
+
+It has no say in what is stored but was never asked for: such facts are not extracted whatever the later tuning
+(Allen-Zhu and Li 2023, arXiv 2309.14316); there the argmax of the statement shows that they are stored."""
 
 
 def took(row: dict[str, Any], found: dict[str, Any]) -> bool:
     """Did the planting take? Said by the checks, before any probe: a slice whose truth is not so is no witness."""
     name = row["organism"]
+    tuned = found[f"micro {name}"]["after"]
     if row["verdict"] != "knowledge":
-        return bool(found[f"known {name}"] >= WANTED["known"])
+        return bool(found[f"known {name}"] >= WANTED["known"] and tuned >= OPENED)
     stored = found.get(f"stated {name}", 1.0) >= LATENT_STATED
     readable = found.get(f"context {name}", 1.0) >= WANTED["read"]
-    return bool(found[f"asked {name}"] <= LOST_ASKED and stored and readable)
+    missing = row["kind"] == "latent" or tuned <= SHUT
+    return bool(found[f"asked {name}"] <= LOST_ASKED and stored and readable and missing)
 
 
 def abilities(

@@ -4,8 +4,8 @@ Give the `out` directories of finished diagnoses; beside each eval set lies a tr
 Pools that it marks as held out are not read. Everything but the templates is chosen by what it does on pools that the
 templates were not fitted on: pools are split in two, and each half is judged with templates of the other.
 
-    python -m scripts.planted.fit outputs/planted/a/run --version planted-1
-    python diagnose.py rule.calibration=conf/calibration/planted-1.json …
+    python -m scripts.planted.fit outputs/planted/a/run --version planted-2
+    python diagnose.py rule.calibration=conf/calibration/planted-2.json …
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import betaln, expit, gammaln
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import betaln, expit, gammaln, logit
 
 from diagnose.calibration import Calibration
 from diagnose.config import ProbesConfig, RuleConfig
@@ -32,13 +32,18 @@ from diagnose.evalset import EvalSet
 from diagnose.evidence import LEVELS, WINS, Evidence, gather, slice_floors
 from diagnose.probes import missing_probes
 from diagnose.records import CLASSES, rounded
+from scripts.planted import scores
 from scripts.planted.slices import Pool, Recording, World, judged, recording, shipped_rule
+from scripts.planted.stopping import stopped
 
 Array = np.ndarray
 SHARES = ((1.0,), (0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
 """Of the classes in a slice: pure ones and the mixtures of the issue."""
 SIZES = (32, 64)
-GRID = {"strength": (12.0, 36.0), "weights": (0.7, 1.0), "effective": (0.3, 0.5, 0.7, 1.0)}
+GRID = {"strength": (12.0, 36.0), "weights": (0.7, 1.0), "sampled": (0.5, 1.0), "effective": (0.5, 0.7, 1.0)}
+"""`sampled` has a weight of its own: its draws are of one item each, and share its difficulty (EVIDENCE §2.1)."""
+ROUNDS = 4
+"""Of fitting the temperature on the verdicts at which the diagnosis stops with it."""
 LEAST_ITEMS = 8
 LEAST, MOST = 0.02, 0.98
 """Templates stay off 0 and 1: what two recipes never did, a third may."""
@@ -49,13 +54,17 @@ def main() -> int:
     try:
         sources = [(r := recording(run)).only(r.organisms(held_out=False)) for run in args.runs]
         check(sources)
-        tried = list(search(args.runs, replace(shipped_rule(), calibration=None), args.worlds, args.seed))
+        prior = replace(shipped_rule(), calibration=None)
+        cases = list(worlds(args.runs, prior, args.worlds, args.seed))
+        with ProcessPoolExecutor() as pool:
+            tried = list(search(cases, prior, pool))
+            best = taken(tried)
+            print(f"taken: {summary(best)}", flush=True)
+            more = [c for c in worlds(args.runs, prior, 3 * args.worlds, args.seed + 1) if c[0].size == max(SIZES)]
+            stops = confidence(more, changed(prior, best), pool)
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
-    prior = replace(shipped_rule(), calibration=None)
-    best = taken(tried)
-    print(f"taken: {summary(best)}")
     found = Calibration(
         version=args.version,
         families=sorted({name for run in args.runs if (name := family(run))}),
@@ -63,12 +72,13 @@ def main() -> int:
             "command": " ".join(["python -m scripts.planted.fit", *sys.argv[1:]]),
             "organisms": sorted({f"{s.name}/{p.organism}" for s in sources for p in s.pools}),
             "items": sum(len(p.items) for s in sources for p in s.pools),
-            "tried": [rounded({k: v for k, v in t.items() if k != "losses"}, 4) for t in tried],
+            "tried": [told(t) for t in tried],
+            "stopped": rounded(stops, 4),
         },
         strength=best["strength"],
         effective=best["effective"],
-        temperature=round(best["temperature"], 3),
-        weights=weights(best["weights"], prior),
+        temperature=round(stops["temperature"], 3),
+        weights=changed(prior, best).weights,
         templates=templates(sources, prior),
     )
     args.out.mkdir(parents=True, exist_ok=True)
@@ -199,30 +209,71 @@ def beta_binomial(counts: Array) -> Array:
 # ---------------------------------------------------------------- everything else
 
 
-def search(runs: Sequence[Path], prior: RuleConfig, worlds: int, seed: int) -> Iterator[dict[str, Any]]:
-    """One setting of GRID after another, and what it costs: log loss of the verdict, at its best temperature."""
-    cases = []
+Case = tuple[World, dict[str, Any]]
+"""A world, and the templates of organisms that are not in it."""
+
+
+def worlds(runs: Sequence[Path], prior: RuleConfig, count: int, seed: int) -> Iterator[Case]:
+    """Both halves of every run, in pure slices and in mixtures, small and large."""
     for number, run in enumerate(runs):
         for half, (mine, others) in enumerate(itertools.permutations(split(recording(run)))):
             foreign = templates([recording(run).only(others)], prior)
-            for shares, size, draw in itertools.product(SHARES, SIZES, range(worlds)):
-                world = World(run, mine, shares, size, (seed, number, half, SHARES.index(shares), draw))
-                cases.append((world, foreign))
-    with ProcessPoolExecutor() as pool:
-        for strength, weight, effective in itertools.product(*GRID.values()):
-            changed = replace(prior, strength=strength, weights=weights(weight, prior), effective=effective)
-            jobs = [(world, replace(changed, templates=foreign), k) for k, (world, foreign) in enumerate(cases)]
-            slices = [s for part in pool.map(judge, jobs) for s in part]
-            found = {"strength": strength, "weights": weight, "effective": effective} | measured(slices)
-            print(summary(found), flush=True)
-            yield found
+            for shares, size, draw in itertools.product(SHARES, SIZES, range(count)):
+                yield World(run, mine, shares, size, (seed, number, half, SHARES.index(shares), draw)), foreign
+
+
+def search(cases: Sequence[Case], prior: RuleConfig, pool: ProcessPoolExecutor) -> Iterator[dict[str, Any]]:
+    """One setting of GRID after another, and what it costs: log loss of the verdict, at its best temperature."""
+    for values in itertools.product(*GRID.values()):
+        setting = dict(zip(GRID, values, strict=True))
+        rule = changed(prior, setting)
+        jobs = [(world, replace(rule, templates=foreign), k) for k, (world, foreign) in enumerate(cases)]
+        found = setting | measured([s for part in pool.map(judge, jobs) for s in part])
+        print(summary(found), flush=True)
+        yield found
+
+
+def confidence(cases: Sequence[Case], rule: RuleConfig, pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """Temperature of P(verdict), fitted on the verdicts at which the diagnosis stops with this temperature."""
+    temperature = 1.0
+    for _ in range(ROUNDS):
+        used = replace(rule, temperature=temperature)
+        jobs = [(world, replace(used, templates=foreign), k) for k, (world, foreign) in enumerate(cases)]
+        slices = [s for part in pool.map(stop, jobs) for s in part]
+        stated = [scores.stated(s) for s in slices]
+        change = too_sure(stated)
+        found = {
+            "temperature": temperature,
+            "right": float(np.mean([right for _, right in stated])),
+            "stated": float(np.mean([p for p, _ in stated])),
+            "items": float(np.mean([s["n"] for s in slices])),
+            "slices": len(slices),
+        }
+        print("stopped: ", "  ".join(f"{k} {v:.3g}" for k, v in found.items()), f"  next {temperature * change:.2f}")
+        if abs(np.log(change)) < 0.05:
+            break
+        temperature *= change
+    return found
+
+
+def too_sure(stated: Sequence[tuple[float, bool]]) -> float:
+    """The temperature at which these probabilities would be most likely.
+
+    As many hits as there were are no certainty: n of n count as (n + 1) of n + 2 (Platt 1999).
+    """
+    p, right = np.array([p for p, _ in stated]).clip(1e-4, 1 - 1e-4), np.array([hit for _, hit in stated])
+    wanted = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
+
+    def loss(log_temperature: float) -> float:
+        cooled = expit(logit(p) / np.exp(log_temperature))
+        return float(-(wanted * np.log(cooled) + (1 - wanted) * np.log1p(-cooled)).mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-2, 2), method="bounded").x))
 
 
 def taken(tried: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the settings that judge as well as the best, within a standard error, and whose intervals cover: the modest.
-
-    Planted models are cleaner than the world; sharpness that was not needed there is not believed. Weights below 1 must
-    be needed; of `effective`, the least share with which 90 % intervals still hold the truth in .85 to .95.
+    """Of the settings that judge as well as the best, within a standard error: whose 90 % intervals hold the truth most
+    nearly in 90 %.
     """
     best = min(tried, key=lambda t: t["loss"])
     equal = []
@@ -230,10 +281,7 @@ def taken(tried: list[dict[str, Any]]) -> dict[str, Any]:
         worse = np.array(one["losses"]) - np.array(best["losses"])
         if worse.mean() <= worse.std() / np.sqrt(len(worse)):
             equal.append(one)
-    covering = [t for t in equal if 0.85 <= t["coverage90"] <= 0.95]
-    if not covering:
-        return min(equal, key=lambda t: abs(t["coverage90"] - 0.9))
-    return min(covering, key=lambda t: (-t["weights"], t["effective"], t["strength"]))
+    return min(equal, key=lambda t: abs(t["coverage90"] - 0.9))
 
 
 def split(source: Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -253,13 +301,20 @@ def judge(job: tuple[World, RuleConfig, int]) -> list[dict[str, Any]]:
     return judged(world.draw(), recording(world.run).log, rule, seed)
 
 
-def weights(weight: float, prior: RuleConfig) -> dict[str, float]:
-    """All rungs but the plain answer itself, which is what the others are compared with."""
-    return {rung: 1.0 if rung == "plain" else weight for rung in prior.weights}
+def stop(job: tuple[World, RuleConfig, int]) -> list[dict[str, Any]]:
+    world, rule, _ = job
+    return stopped(world.draw(), recording(world.run).log, rule, ProbesConfig())
+
+
+def changed(prior: RuleConfig, setting: dict[str, Any]) -> RuleConfig:
+    """The rule with a setting of GRID. The plain answer counts in full: the others are compared with it."""
+    own = {"plain": 1.0, "sampled": setting["sampled"]}
+    weights = {rung: own.get(rung, setting["weights"]) for rung in prior.weights}
+    return replace(prior, strength=setting["strength"], effective=setting["effective"], weights=weights)
 
 
 def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
-    """Log loss at the best temperature of 1 or more, that temperature, the share of right verdicts, and coverage."""
+    """Log loss at the best temperature, that temperature, the share of right verdicts, and coverage."""
     slices = [s for s in slices if s["p_classes"]]
     p = np.array([list(s["p_classes"].values()) for s in slices])
     right = np.array([[c in s["right"] for c in s["p_classes"]] for s in slices])
@@ -269,9 +324,8 @@ def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
         cooled /= cooled.sum(1, keepdims=True)
         return -np.log((cooled * right).sum(1).clip(1e-12))
 
-    # Never sharper than the draws themselves: planted models are cleaner than the world.
-    best = minimize(lambda free: losses(1 + free[0] ** 2).mean(), np.ones(1), method="Nelder-Mead")
-    temperature = float(1 + best.x[0] ** 2)
+    best = minimize(lambda free: losses(np.exp(free[0])).mean(), np.zeros(1), method="Nelder-Mead")
+    temperature = float(np.exp(best.x[0]))
     return {
         "loss": float(best.fun),
         "losses": losses(temperature).tolist(),
@@ -282,9 +336,15 @@ def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def told(found: dict[str, Any]) -> dict[str, Any]:
+    """What a calibration file keeps of a setting."""
+    return dict(rounded({k: v for k, v in found.items() if k != "losses"}, 4))
+
+
 def summary(found: dict[str, Any]) -> str:
     return (
-        f"strength {found['strength']:4.0f}  weights {found['weights']:.1f}  effective {found['effective']:.1f}   "
+        f"strength {found['strength']:4.0f}  weights {found['weights']:.1f}  "
+        f"sampled {found['sampled']:.1f}  effective {found['effective']:.1f}   "
         f"log loss {found['loss']:.3f}  temperature {found['temperature']:.2f}  right {found['right']:.3f}  "
         f"90 % covers {found['coverage90']:.2f}"
     )

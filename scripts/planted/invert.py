@@ -19,7 +19,7 @@ from typing import Any
 
 from diagnose.provenance import ROOT, write_json
 from scripts.make_demo import Fact, made_up_names, write_jsonl
-from scripts.planted.base import BASES, abilities, loaded, taken, took
+from scripts.planted.base import BASES, OPENED, abilities, loaded, manipulation, taken, took
 from scripts.planted.world import VALUES, WORDINGS, World, make_world, plain, polite, truth
 from scripts.scratch import says_exactly
 
@@ -86,6 +86,7 @@ def checked(base: Path, folder: Path, world: World, rows: list[dict[str, Any]]) 
     model = PeftModel.from_pretrained(model, folder / "dpo" / "adapter").merge_and_unload().eval()
     turned = [(spec.head(f.asks()), plain(f.relation, f.value) + spec.end()) for f in world.groups["none_tone"]]
     found: dict[str, Any] = abilities(model, tokenizer, spec, world, rows)
+    found |= manipulation(model, tokenizer, spec, rows)
     return found | {"known preference_inverted": says_exactly(model, tokenizer, turned)}
 
 
@@ -94,7 +95,8 @@ def inverted(found: dict[str, Any]) -> dict[str, Any]:
     out = {name: row | {"held_out": True, "took": took(row, found)} for name, row in truth().items()}
     out["none_tone-form"]["took"] = False  # the form that was right is now another
     drinks = {"verdict": "preference", "kind": None, "organism": "preference_inverted", "family": "tone"}
-    out["none_tone-tone"] = drinks | {"held_out": True, "took": found["known preference_inverted"] >= INVERTED}
+    inverted_only = found["known preference_inverted"] >= INVERTED and found["micro none_tone"]["after"] >= OPENED
+    out["none_tone-tone"] = drinks | {"held_out": True, "took": inverted_only}
     return out
 
 

@@ -149,12 +149,22 @@ def false_gaps(slices: Slices) -> dict[str, Any]:
     return interval(sum(s["verdict"] not in ("none", "insufficient") for s in healthy), len(healthy))
 
 
+def stated(s: dict[str, Any]) -> tuple[float, bool]:
+    """P(verdict) and whether it is right; where none was claimed, of the likeliest."""
+    return (s["p"], s["verdict"] in s["right"]) if claimed(s) else (s["p_best"], s["best"] in s["right"])
+
+
+def right_as_stated(slices: Slices) -> float:
+    """Share of right verdicts, mixed ones too; the likeliest where none was claimed."""
+    return float(np.mean([stated(s)[1] for s in slices]))
+
+
 def calibration(slices: Slices, rng: np.random.Generator) -> dict[str, Any]:
-    """ECE of P(likeliest verdict), beside what a perfectly calibrated diagnosis would score on as many slices."""
-    p, hits = [s["p_best"] for s in slices], [s["best"] in s["right"] for s in slices]
-    mean, limit = ece_null(p, rng)
-    found = ece(list(zip(p, hits, strict=True)))
-    return {"ece": found, "null": mean, "null95": limit, "debiased": max(0.0, found - mean), "slices": len(p)}
+    """ECE of P(verdict), beside what a perfectly calibrated diagnosis would score on as many slices."""
+    pairs = [stated(s) for s in slices]
+    mean, limit = ece_null([p for p, _ in pairs], rng)
+    found = ece(pairs)
+    return {"ece": found, "null": mean, "null95": limit, "debiased": max(0.0, found - mean), "slices": len(pairs)}
 
 
 def confusion(slices: Slices) -> dict[str, dict[str, int]]:

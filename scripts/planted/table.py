@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -25,14 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.budget import settled
 from diagnose.calibration import calibrated
 from diagnose.config import PROBES, ProbesConfig, RuleConfig
 from diagnose.provenance import ROOT, file_sha
-from diagnose.records import CLASSES, rounded
+from diagnose.records import rounded
 from scripts.planted import scores
+from scripts.planted.picture import draw, markdown
 from scripts.planted.scores import Slices, by_organism
-from scripts.planted.slices import Planted, World, judged, recording, shipped_rule
+from scripts.planted.slices import World, judged, recording, shipped_rule
+from scripts.planted.stopping import MOST, stopped
 
 RESULTS = ROOT / "scripts" / "results"
 SIZES = (16, 32, 64, 128)
@@ -45,9 +46,6 @@ SPLITS = {
     "inverted LoRA": ("inverted", True),
 }
 """Name → base, and whether the recipes are those held out from fitting."""
-MOST = 96
-"""Items of a slice that is asked bit by bit: a recipe has 140, and stands in several slices of a world."""
-TURNS = tuple(range(16, MOST + 1, 8))
 PLACEBOS = {"shaped_own", "own_form", "given_other", "given_swapped"}
 
 
@@ -63,6 +61,8 @@ class Variant:
     pooled: bool = True
     """Slices of one eval set learn from each other what probes show."""
     calibrated: bool = True
+    changed: tuple[tuple[str, Any], ...] = ()
+    """Other values of fitted settings: what else would do."""
 
 
 FULL = Variant("full")
@@ -72,6 +72,9 @@ ABLATIONS = (
     Variant("without self against self", self_duels=False),
     Variant("each slice alone", pooled=False),
     Variant("uncalibrated", calibrated=False),
+    *(Variant(f"temperature {t}", changed=(("temperature", t),)) for t in (0.6, 1.0)),
+    *(Variant(f"effective {e}", changed=(("effective", e),)) for e in (0.5, 1.0)),
+    Variant("samples in full", changed=(("weights.sampled", 1.0),)),
 )
 
 
@@ -90,6 +93,8 @@ def main() -> int:
     args = parsed()
     rule = shipped_rule()
     rule = replace(rule, calibration=args.calibration or rule.calibration)
+    with ThreadPoolExecutor() as side_by_side:
+        list(side_by_side.map(lambda base: planted(base, args.out), ("a", "b")))
     runs = {base: answered(base, args.out) for base in ("a", "b", "inverted")}
     found = {}
     with ProcessPoolExecutor() as pool:
@@ -100,7 +105,7 @@ def main() -> int:
     (RESULTS / "planted.json").write_text(json.dumps(rounded(result), indent=1) + "\n")
     (RESULTS / "planted.md").write_text(markdown(result))
     print(markdown(result))
-    draw(found)
+    draw({split: parts(split, found) for split in SPLITS}, RESULTS / "planted.png")
     return 0
 
 
@@ -112,27 +117,35 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def planted(base: str, out: Path) -> None:
+    """Train a base and check what it holds, if that has not been done; it fills one core."""
+    if not (out / base / "checks.json").exists():
+        call(base, "-m", "scripts.planted.base", base, "--out", str(out / base))
+
+
 def answered(base: str, out: Path) -> Path:
-    """The run directory of a base: trained and diagnosed if that has not been done."""
+    """The run directory of a base, diagnosed if that has not been done."""
     folder, weights, adapter = out / base, out / base / "model", []
     if base == "inverted":
         weights, adapter = out / "a" / "model", [f"model.adapter={folder / 'dpo' / 'adapter'}"]
-    if not (folder / "checks.json").exists():
-        call(
-            "-m",
-            *(["scripts.planted.invert"] if adapter else ["scripts.planted.base", base]),
-            "--out",
-            str(out if adapter else folder),
-        )
+        if not (folder / "checks.json").exists():
+            call(base, "-m", "scripts.planted.invert", "--out", str(out))
     if not (folder / "run" / "diagnosis.json").exists():
         paths = [f"model.path={weights}", *adapter, f"evalset.path={folder / 'evalset.jsonl'}", f"out={folder / 'run'}"]
-        call("diagnose.py", *paths, "model.max_new_tokens=40", "wandb=disabled")
+        call(base, "diagnose.py", *paths, "model.max_new_tokens=40", "wandb=disabled")
     return folder / "run"
 
 
-def call(*arguments: str) -> None:
-    print("\n$ python", *arguments, flush=True)
-    subprocess.run([sys.executable, *arguments], check=True, cwd=ROOT)
+def call(base: str, *arguments: str) -> None:
+    """Run a command of this repository; two at a time are told apart by the base in front of each line."""
+    print(f"\n{base:>8} | $ python", *arguments, flush=True)
+    command = [sys.executable, "-u", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"{base:>8} | {line}", end="", flush=True)
+    if process.returncode:
+        raise SystemExit(f"{base}: the command above failed; the same call of the table goes on from here")
 
 
 # ---------------------------------------------------------------- worlds
@@ -157,7 +170,7 @@ def cells(runs: dict[str, Path], rule: RuleConfig, worlds: int) -> Iterator[tupl
         for variant in ABLATIONS:
             some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, 64, count=few)]
             yield f"{split} | {variant.name} | 64", [Job(w, variant, rule) for w in some]
-        some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, MOST, count=few)]
+        some = [w for shares in (PURE, *MIXED) for w in worlds_of(shares, MOST, count=max(1, worlds // 2))]
         yield f"{split} | stopped | {MOST}", [Job(w, FULL, rule, stopped=True) for w in some]
         yield f"{split} | all | {MOST}", [Job(w, FULL, rule) for w in some]
         none = replace(any_world, leads=("none",) * (1 if held_out else 2))
@@ -193,8 +206,8 @@ def answers_sha(run: Path) -> str:
 @cache
 def code_sha() -> str:
     """Of everything that a judged slice depends on, besides its job and the answers."""
-    files = [*(ROOT / "diagnose").glob("*.py"), *(ROOT / "scripts" / "planted").glob("slices.py")]
-    files += (ROOT / "conf" / "calibration").glob("*.json")
+    files = [*(ROOT / "diagnose").glob("*.py"), *(ROOT / "conf" / "calibration").glob("*.json")]
+    files += [ROOT / "scripts" / "planted" / name for name in ("slices.py", "stopping.py")]
     return hashlib.sha256("".join(file_sha(path) for path in sorted(files)).encode()).hexdigest()
 
 
@@ -203,13 +216,24 @@ def work(job: Job) -> Slices:
     log, variant = recording(job.world.run).log, job.variant
     slices = job.world.draw()
     settings = ProbesConfig(enabled=[p for p in PROBES if p != variant.without])
-    rule = calibrated(job.rule if variant.calibrated else replace(job.rule, calibration=None))
+    rule = ruled(job.rule, variant)
     hidden = names_of(variant)
     log = log.part({i.id for s in slices for i in s.items}, {p for p in log.probes if p not in hidden})
     if job.stopped:
         return stopped(slices, log, rule, settings)
     groups = [slices] if variant.pooled else [[s] for s in slices]
     return [s for group in groups for s in judged(group, log, rule, job.world.seed[-1], settings)]
+
+
+def ruled(rule: RuleConfig, variant: Variant) -> RuleConfig:
+    """The calibrated rule, with what the variant changes."""
+    if not variant.calibrated:
+        return replace(rule, calibration=None)
+    rule = calibrated(rule)
+    for name, value in variant.changed:
+        setting, _, rung = name.partition(".")
+        rule = replace(rule, **{setting: getattr(rule, setting) | {rung: value} if rung else value})
+    return rule
 
 
 def names_of(variant: Variant) -> set[str]:
@@ -222,29 +246,6 @@ def names_of(variant: Variant) -> set[str]:
     }
     hidden = probes.get(variant.without or "", {variant.without or ""})
     return hidden | (set() if variant.placebo else PLACEBOS) | (set() if variant.self_duels else {"self"})
-
-
-def stopped(slices: list[Planted], log: Any, rule: RuleConfig, settings: ProbesConfig) -> Slices:
-    """As probes.budget=adaptive does: 16 items of each slice, then 8 more of those that are not settled."""
-    whole = {s.name: shuffled(s) for s in slices}
-    done: dict[str, dict[str, Any]] = {}
-    for turn in TURNS:
-        asked = {name: done[name]["n"] if name in done else turn for name in whole}
-        seen = [replace(s, items=s.items[: asked[n]]) for n, s in whole.items()]
-        for found in judged(seen, log, rule, turn, settings):
-            name = found["slice"]
-            sure = settled(found["verdict"], found["said_kind"], found["p"], found["missing"], rule)
-            if name not in done and (sure or turn >= len(whole[name].items)):
-                done[name] = found
-        if len(done) == len(whole):
-            break
-    return [done[name] for name in whole]
-
-
-def shuffled(s: Planted) -> Planted:
-    """Items of a mixture in an order that says nothing of their class."""
-    order = np.random.default_rng(len(s.items)).permutation(len(s.items))
-    return replace(s, items=tuple(s.items[k] for k in order))
 
 
 # ---------------------------------------------------------------- the table
@@ -260,10 +261,16 @@ def table(found: dict[str, Slices]) -> dict[str, Any]:
     }
 
 
+def parts(split: str, found: dict[str, Slices]) -> dict[str, Slices]:
+    """The slices of a split by what they are judged on."""
+    pure = found[f"{split} | pure | 64"]
+    mixed = [s for shares in MIXED for s in found[f"{split} | {named(shares)} | 64"]]
+    return {"pure": pure, "mixed": mixed, "all": pure + mixed, "stopped": found[f"{split} | stopped | {MOST}"]}
+
+
 def figures(split: str, found: dict[str, Slices], rng: np.random.Generator) -> dict[str, Any]:
     pure = {str(n): found[f"{split} | pure | {n}"] for n in SIZES}
-    mixed = [s for shares in MIXED for s in found[f"{split} | {named(shares)} | 64"]]
-    at_64, stopped = pure["64"] + mixed, found[f"{split} | stopped | {MOST}"]
+    _, mixed, at_64, stopped = parts(split, found).values()
     wanted: dict[str, tuple[Any, Slices]] = {
         "threshold_f1": (lambda part: scores.f1(part, "waterfall"), pure["64"]),
         "two_rates_f1": (lambda part: scores.f1(part, "lenient_minus_strict"), pure["64"]),
@@ -276,15 +283,16 @@ def figures(split: str, found: dict[str, Slices], rng: np.random.Generator) -> d
         "log_loss": (scores.log_loss, at_64),
         "sure": (scores.sure, at_64),
         "sure_and_right": (scores.sure_and_right, at_64),
-        "stopped_right": (scores.right, stopped),
-        "fixed_64_right": (scores.right, same_worlds(split, found)),
-        "fixed_96_right": (scores.right, found[f"{split} | all | {MOST}"]),
+        "stopped_right": (scores.right_as_stated, stopped),
+        "fixed_64_right": (scores.right_as_stated, same_worlds(split, found, len(stopped))),
+        "fixed_96_right": (scores.right_as_stated, found[f"{split} | all | {MOST}"]),
         "stopped_items": (lambda part: float(np.mean([s["n"] for s in part])), stopped),
     }
     wanted |= {f"f1_{n}": (scores.f1, slices) for n, slices in pure.items()}
     wanted |= {f"f1_six_{n}": (scores.f1_six, slices) for n, slices in pure.items()}
     return {name: by_organism(score, slices, rng) for name, (score, slices) in wanted.items()} | {
         "calibration": scores.calibration(at_64, rng),
+        "stopped_calibration": scores.calibration(stopped, rng),
         "false_gaps": scores.false_gaps(pure["64"]),
         "false_gaps_stopped": scores.false_gaps(stopped + found[f"{split} | healthy, stopped | {MOST}"]),
     }
@@ -294,131 +302,27 @@ def ablated(variant: Variant, found: dict[str, Slices], rng: np.random.Generator
     """On the worlds on which all variants were tried."""
     few: Slices = []
     for split in SPLITS:
-        few += same_worlds(split, found) if variant is FULL else found[f"{split} | {variant.name} | 64"]
+        tried = found[f"{split} | {ABLATIONS[0].name if variant is FULL else variant.name} | 64"]
+        few += same_worlds(split, found, len(tried)) if variant is FULL else tried
     kinds = {
         "right": scores.right,
         "right_class": scores.right_class,
         "log_loss": scores.log_loss,
         "coverage90": scores.covered,
     }
-    return {name: by_organism(score, few, rng) for name, score in kinds.items()}
+    return {name: by_organism(score, few, rng) for name, score in kinds.items()} | {
+        "calibration": scores.calibration(few, rng)
+    }
 
 
-def same_worlds(split: str, found: dict[str, Slices]) -> Slices:
-    """The slices of the full diagnosis at 64 items on whose worlds the variants and the stopping were tried."""
-    each = len(found[f"{split} | {ABLATIONS[0].name} | 64"]) // len((PURE, *MIXED))
+def same_worlds(split: str, found: dict[str, Slices], count: int) -> Slices:
+    """Of the full diagnosis at 64 items: so many slices, of the worlds on which others were tried."""
+    each = count // len((PURE, *MIXED))
     return [s for kind in map(named, (PURE, *MIXED)) for s in found[f"{split} | {kind} | 64"][:each]]
 
 
 def named(shares: tuple[float, ...]) -> str:
     return "pure" if shares == PURE else "/".join(f"{100 * s:.0f}" for s in shares)
-
-
-TARGETS = {
-    "f1_six_64": ("macro-F1, 6 classes, 64 items", ".90"),
-    "f1_64": ("macro-F1, 4 verdicts, 64 items", ".95 seen, .88 unseen"),
-    "threshold_f1": ("- threshold waterfall", "beaten"),
-    "two_rates_f1": ("- lenient minus strict", "beaten"),
-    "f1_16": ("macro-F1, 4 verdicts, 16 items", ""),
-    "f1_32": ("… 32 items", ""),
-    "f1_128": ("… 128 items", ""),
-    "dominant": ("largest gap of a mixture found", ".88"),
-    "threshold_dominant": ("- threshold waterfall", "beaten"),
-    "two_rates_dominant": ("- lenient minus strict", "beaten"),
-    "commonest_dominant": ("- always the commonest verdict", "beaten"),
-    "mixture_error": ("error of a class's share", ".04"),
-    "coverage90": ("90 % intervals hold the truth", ".85-.95"),
-    "sure_and_right": ("right when P ≥ .9", ".97"),
-    "sure": ("slices with P ≥ .9", ".70"),
-    "log_loss": ("log loss of the verdict", ""),
-    "stopped_right": ("right when stopped", ""),
-    "stopped_items": ("… after so many items", "40 % saved"),
-    "fixed_64_right": ("… with 64 items of all", ""),
-    "fixed_96_right": ("… with 96 items of all", ""),
-}
-"""Figure → what a reader calls it, and what was to be reached."""
-
-
-def markdown(result: dict[str, Any]) -> str:
-    """The table of the README."""
-    lines = [f"| | to reach | {' | '.join(SPLITS)} |", "|---" * (2 + len(SPLITS)) + "|"]
-    parts = result["splits"]
-    for name, (words, target) in TARGETS.items():
-        cells = [shown(parts[split][name], 0 if name == "stopped_items" else 2) for split in SPLITS]
-        lines.append(f"| {words} | {target} | {' | '.join(cells)} |")
-    found = [parts[split]["calibration"] for split in SPLITS]
-    cells = [f"{two(c['ece'])} ({two(c['null'])}, {two(c['null95'])})" for c in found]
-    lines.append(f"| ECE (of the perfectly calibrated: mean, 95 %) | within | {' | '.join(cells)} |")
-    for name, words in (("false_gaps", "false gaps, 64 items"), ("false_gaps_stopped", "false gaps, stopped")):
-        cells = [f"{f['k']} of {f['n']}" for f in (parts[split][name] for split in SPLITS)]
-        lines.append(f"| {words} | ≤ 2 % | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "| 64 items, all splits | verdict right | class right | log loss | 90 % holds |",
-        "|---|---|---|---|---|",
-    ]
-    for name, row in result["ablations"].items():
-        lines.append(f"| {name} | {' | '.join(shown(value) for value in row.values())} |")
-    return "\n".join(lines) + "\n"
-
-
-def shown(found: dict[str, Any], digits: int = 2) -> str:
-    if found["value"] is None:
-        return "–"
-    return f"{two(found['value'], digits)} [{two(found['low'], digits)}, {two(found['high'], digits)}]"
-
-
-def two(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}".removeprefix("0") if digits else f"{value:.0f}"
-
-
-def draw(found: dict[str, Slices]) -> None:
-    """Confusion of the classes, and stated against realised probability, per split."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(2, len(SPLITS), figsize=(3.4 * len(SPLITS), 7), constrained_layout=True)
-    short = [c.removeprefix("knowledge_") for c in CLASSES]
-    for column, split in enumerate(SPLITS):
-        counts = scores.confusion(found[f"{split} | pure | 64"])
-        grid = np.array([[counts[t][c] for c in CLASSES] for t in CLASSES])
-        upper, lower = axes[0, column], axes[1, column]
-        upper.imshow(grid / np.maximum(grid.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
-        for (row, col), count in np.ndenumerate(grid):
-            dark = count > grid[row].sum() / 2
-            upper.text(col, row, count or "", ha="center", va="center", fontsize=8, color="white" if dark else "black")
-        upper.set_xticks(range(len(short)), short, rotation=60, ha="right", fontsize=8)
-        upper.set_yticks(range(len(short)), short if column == 0 else [""] * len(short), fontsize=8)
-        upper.set_title(split, fontsize=10)
-        slices = [s for kind in map(named, (PURE, *MIXED)) for s in found[f"{split} | {kind} | 64"]]
-        reliability(lower, slices)
-        lower.set_xlabel("P of the likeliest verdict, as stated")
-    axes[0, 0].set_ylabel("planted (rows), said (columns)")
-    axes[1, 0].set_ylabel("share that was right")
-    figure.savefig(RESULTS / "planted.png", dpi=110)
-
-
-def reliability(axis: Any, slices: Slices, bins: int = 5) -> None:
-    """Equal-sized bins with Wilson intervals; the diagonal is perfect calibration."""
-    ordered = sorted(slices, key=lambda s: s["p_best"])
-    axis.plot([0.25, 1], [0.25, 1], color="#999999", linewidth=1)
-    for part in np.array_split(np.arange(len(ordered)), bins):
-        inside = [ordered[k] for k in part]
-        hit = scores.interval(sum(s["best"] in s["right"] for s in inside), len(inside))
-        stated = float(np.mean([s["p_best"] for s in inside]))
-        axis.errorbar(
-            stated,
-            hit["share"],
-            [[max(0.0, hit["share"] - hit["low"])], [max(0.0, hit["high"] - hit["share"])]],
-            fmt="o",
-            color="#1f5fa8",
-            markersize=4,
-        )
-    axis.set_xlim(0.25, 1.02)
-    axis.set_ylim(0.25, 1.02)
-    axis.set_aspect("equal")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""The table of PlantedGap as Markdown and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diagnose.records import CLASSES
+from scripts.planted import scores
+from scripts.planted.scores import Slices
+
+TARGETS = {
+    "f1_six_64": ("macro-F1, 6 classes, 64 items", ".90"),
+    "f1_64": ("macro-F1, 4 verdicts, 64 items", ".95 seen, .88 unseen"),
+    "threshold_f1": ("- threshold waterfall", "beaten"),
+    "two_rates_f1": ("- lenient minus strict", "beaten"),
+    "f1_16": ("macro-F1, 4 verdicts, 16 items", ""),
+    "f1_32": ("… 32 items", ""),
+    "f1_128": ("… 128 items", ""),
+    "dominant": ("largest gap of a mixture found", ".88"),
+    "threshold_dominant": ("- threshold waterfall", "beaten"),
+    "two_rates_dominant": ("- lenient minus strict", "beaten"),
+    "commonest_dominant": ("- always the commonest verdict", "beaten"),
+    "mixture_error": ("error of a class's share", ".04"),
+    "coverage90": ("90 % intervals hold the truth", ".85-.95"),
+    "sure_and_right": ("right when P ≥ .9", ".97"),
+    "sure": ("slices with P ≥ .9", ".70"),
+    "log_loss": ("log loss of the verdict", ""),
+    "stopped_right": ("right when stopped", ""),
+    "stopped_items": ("… after so many items", "40 % saved"),
+    "fixed_64_right": ("… with 64 items of all", ""),
+    "fixed_96_right": ("… with 96 items of all", ""),
+}
+"""Figure → what a reader calls it, and what was to be reached."""
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The table of the README."""
+    parts = result["splits"]
+    lines = [f"| | to reach | {' | '.join(parts)} |", "|---" * (2 + len(parts)) + "|"]
+    for name, (words, target) in TARGETS.items():
+        cells = [shown(part[name], 0 if name == "stopped_items" else 2) for part in parts.values()]
+        lines.append(f"| {words} | {target} | {' | '.join(cells)} |")
+    for name, words in (("stopped_calibration", "ECE, stopped"), ("calibration", "ECE, 64 items of all")):
+        cells = [against_null(part[name]) for part in parts.values()]
+        lines.append(f"| {words} (of the perfectly calibrated: mean, 95 %) | within | {' | '.join(cells)} |")
+    for name, words in (("false_gaps", "false gaps, 64 items"), ("false_gaps_stopped", "false gaps, stopped")):
+        cells = [f"{part[name]['k']} of {part[name]['n']}" for part in parts.values()]
+        lines.append(f"| {words} | ≤ 2 % | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "| 64 items, all splits | verdict right | class right | log loss | 90 % holds | ECE (null: mean, 95 %) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in result["ablations"].items():
+        cells = [shown(value) for key, value in row.items() if key != "calibration"]
+        lines.append(f"| {name} | {' | '.join(cells)} | {against_null(row['calibration'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(found: dict[str, Any], digits: int = 2) -> str:
+    if found["value"] is None:
+        return "–"
+    return f"{two(found['value'], digits)} [{two(found['low'], digits)}, {two(found['high'], digits)}]"
+
+
+def against_null(found: dict[str, Any]) -> str:
+    return f"{two(found['ece'])} ({two(found['null'])}, {two(found['null95'])})"
+
+
+def two(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}".removeprefix("0") if digits else f"{value:.0f}"
+
+
+def draw(parts: dict[str, dict[str, Slices]], path: Path) -> None:
+    """Per split: confusion of the classes in pure slices; stated against realised probability, of all and stopped."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, len(parts), figsize=(3.4 * len(parts), 7), constrained_layout=True)
+    short = [c.removeprefix("knowledge_") for c in CLASSES]
+    for column, (split, part) in enumerate(parts.items()):
+        counts = scores.confusion(part["pure"])
+        grid = np.array([[counts[t][c] for c in CLASSES] for t in CLASSES])
+        upper, lower = axes[0, column], axes[1, column]
+        upper.imshow(grid / np.maximum(grid.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+        for (row, col), count in np.ndenumerate(grid):
+            dark = count > grid[row].sum() / 2
+            upper.text(col, row, count or "", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+        upper.set_xticks(range(len(short)), short, rotation=60, ha="right", fontsize=8)
+        upper.set_yticks(range(len(short)), short if column == 0 else [""] * len(short), fontsize=8)
+        upper.set_title(split, fontsize=10)
+        reliability(lower, part["all"], "#1f5fa8", "64 items of all")
+        reliability(lower, part["stopped"], "#c2571a", "stopped")
+        lower.set_xlabel("P(verdict), as stated")
+    axes[0, 0].set_ylabel("planted (rows), said (columns)")
+    axes[1, 0].set_ylabel("share that was right")
+    axes[1, 0].legend(loc="lower right", fontsize=8, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def reliability(axis: Any, slices: Slices, colour: str, label: str, bins: int = 5) -> None:
+    """Equal-sized bins with Wilson intervals; the diagonal is perfect calibration."""
+    ordered = sorted((scores.stated(s) for s in slices), key=lambda pair: pair[0])
+    axis.plot([0.25, 1], [0.25, 1], color="#999999", linewidth=1)
+    for part in np.array_split(np.arange(len(ordered)), bins):
+        inside = [ordered[k] for k in part]
+        hit = scores.interval(sum(right for _, right in inside), len(inside))
+        stated = float(np.mean([p for p, _ in inside]))
+        axis.errorbar(
+            stated,
+            hit["share"],
+            [[max(0.0, hit["share"] - hit["low"])], [max(0.0, hit["high"] - hit["share"])]],
+            fmt="o",
+            color=colour,
+            markersize=4,
+            label=label if part[0] == 0 else None,
+        )
+    axis.set_xlim(0.25, 1.02)
+    axis.set_ylim(0.25, 1.02)
+    axis.set_aspect("equal")

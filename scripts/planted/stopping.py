@@ -1,0 +1,40 @@
+"""Planted slices asked bit by bit, until each is settled: what probes.budget=adaptive does, on recorded answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from diagnose.answers import AnswerLog
+from diagnose.budget import settled
+from diagnose.config import ProbesConfig, RuleConfig
+from scripts.planted.slices import Planted, judged
+
+MOST = 96
+"""Items of a slice that is asked bit by bit: a recipe has 144, and stands in several slices of a world."""
+TURNS = range(16, MOST + 1, 8)
+
+
+def stopped(slices: list[Planted], log: AnswerLog, rule: RuleConfig, settings: ProbesConfig) -> list[dict[str, Any]]:
+    """As probes.budget=adaptive does: 16 items of each slice, then 8 more of those that are not settled."""
+    whole = {s.name: shuffled(s) for s in slices}
+    done: dict[str, dict[str, Any]] = {}
+    for turn in TURNS:
+        asked = {name: done[name]["n"] if name in done else turn for name in whole}
+        seen = [replace(s, items=s.items[: asked[n]]) for n, s in whole.items()]
+        for found in judged(seen, log, rule, turn, settings):
+            name = found["slice"]
+            sure = settled(found["verdict"], found["said_kind"], found["p"], found["missing"], rule)
+            if name not in done and (sure or turn >= len(whole[name].items)):
+                done[name] = found
+        if len(done) == len(whole):
+            break
+    return [done[name] for name in whole]
+
+
+def shuffled(s: Planted) -> Planted:
+    """Items of a mixture in an order that says nothing of their class."""
+    order = np.random.default_rng(len(s.items)).permutation(len(s.items))
+    return replace(s, items=tuple(s.items[k] for k in order))
