@@ -384,10 +384,10 @@ def test_confidence_is_fitted_to_what_was_right() -> None:
     rng = np.random.default_rng(0)
     p = rng.uniform(0.5, 0.99, 4000)
     honest = list(zip(p, rng.random(4000) < p, strict=True))
-    assert fit.too_sure(honest) == pytest.approx(1.0, abs=0.1)
-    assert fit.too_sure([(q, hit) for (_, hit), q in zip(honest, p**3 / (p**3 + (1 - p) ** 3), strict=True)]) > 2
-    assert 0.3 < fit.too_sure([(0.95, True)] * 60) < 1, "sixty of sixty are no certainty"
-    assert fit.too_sure([(0.95, True)] * 6) > 1, "six of six are less than .95 says"
+    assert fit.temperature_for(honest) == pytest.approx(1.0, abs=0.1)
+    assert fit.temperature_for([(q, hit) for (_, hit), q in zip(honest, p**3 / (p**3 + (1 - p) ** 3), strict=True)]) > 2
+    assert 0.3 < fit.temperature_for([(0.95, True)] * 60) < 1, "sixty of sixty are no certainty"
+    assert fit.temperature_for([(0.95, True)] * 6) > 1, "six of six are less than .95 says"
 
 
 def test_a_mixed_verdict_is_scored_as_what_was_said() -> None:

@@ -208,7 +208,6 @@ def beta_binomial(counts: Array) -> Array:
 
 # ---------------------------------------------------------------- everything else
 
-
 Case = tuple[World, dict[str, Any]]
 """A world, and the templates of organisms that are not in it."""
 
@@ -241,7 +240,7 @@ def confidence(cases: Sequence[Case], rule: RuleConfig, pool: ProcessPoolExecuto
         jobs = [(world, replace(used, templates=foreign), k) for k, (world, foreign) in enumerate(cases)]
         slices = [s for part in pool.map(stop, jobs) for s in part]
         stated = [scores.stated(s) for s in slices]
-        change = too_sure(stated)
+        change = temperature_for(stated)
         found = {
             "temperature": temperature,
             "right": float(np.mean([right for _, right in stated])),
@@ -256,8 +255,8 @@ def confidence(cases: Sequence[Case], rule: RuleConfig, pool: ProcessPoolExecuto
     return found
 
 
-def too_sure(stated: Sequence[tuple[float, bool]]) -> float:
-    """The temperature at which these probabilities would be most likely.
+def temperature_for(stated: Sequence[tuple[float, bool]]) -> float:
+    """At which temperature these probabilities are most likely, if that at which they were stated counts as 1.
 
     As many hits as there were are no certainty: n of n count as (n + 1) of n + 2 (Platt 1999).
     """
