@@ -108,6 +108,10 @@ class AnswerLog:
             drawn[item.id] += 1
         self._append(answers)
 
+    def __len__(self) -> int:
+        """Answers known."""
+        return sum(len(draws) for items in self._answers.values() for draws in items.values())
+
     @property
     def probes(self) -> set[str]:
         """Names of the probes of which there are answers."""

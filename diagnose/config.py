@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -258,7 +259,22 @@ def load(cfg: Any, schema: type[T], verb: str) -> T:
         name = f"{stamp}_{method}_{config.seed}_{hydra.job.num}" if sweep else stamp
         config.out = f"outputs/{verb}/{name}"
     assert isinstance(config, schema)
+    _check_known(config)
     return config
+
+
+def _check_known(config: Any, at: str = "") -> None:
+    """`+KEY=VALUE` gives a config keys that nothing reads.
+
+    Raises:
+        BadInput: naming the key and those that there are.
+    """
+    known = [f.name for f in fields(config)]
+    if unknown := sorted(set(vars(config)) - set(known)):
+        raise BadInput(f"{at}{unknown[0]}: no such setting; allowed: {', '.join(known)}")
+    for name in known:
+        if is_dataclass(getattr(config, name)):
+            _check_known(getattr(config, name), f"{at}{name}.")
 
 
 def check_diagnose(config: DiagnoseConfig) -> None:
@@ -287,6 +303,8 @@ def check_diagnose(config: DiagnoseConfig) -> None:
         "model.path: missing; a directory or a hub name (recorded: a log)": c.model.kind != "openai"
         and not c.model.path,
         f"out={c.out}: is or lies in a file; choose a directory": c.out is not None and _blocked(Path(c.out)),
+        f"out={c.out}: nothing can be written there; choose another directory": c.out is not None
+        and _closed(Path(c.out)),
         "evalset.path: missing; a file, a directory of `datasets`, or a hub name": not c.evalset.path,
         f"rule.sweeps={c.rule.sweeps}: must be more than rule.burn={c.rule.burn}": c.rule.sweeps <= c.rule.burn,
         f"wandb.mode={c.wandb.mode}: allowed: {', '.join(WANDB_MODES)}": c.wandb.mode not in WANDB_MODES,
@@ -318,9 +336,29 @@ def _blocked(out: Path) -> bool:
     return not next(part for part in (out, *out.absolute().parents) if part.exists()).is_dir()
 
 
+def pasted(key: str, value: str) -> str:
+    """An override with a quoted value, as a shell takes it."""
+    import shlex
+
+    inner = value.replace("'", "\\'")
+    text = f"{key}='{inner}'"
+    return f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
+
+
+def _closed(out: Path) -> bool:
+    """Can no directory be made there? Tried, because permissions do not tell; a full disk has its own message."""
+    import tempfile
+
+    above = next(part for part in (out, *out.absolute().parents) if part.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=above):
+            return False
+    except OSError as error:
+        return above.is_dir() and error.errno not in FULL
+
+
 def hydra_list(names: list[str]) -> str:
     """A list of any texts as a Hydra override value: what Hydra would read as its own syntax or type is quoted."""
-    import re
 
     def quoted(name: str) -> str:
         plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in (
@@ -402,4 +440,10 @@ def _whole_message(error: BaseException) -> str:
     """The message with its cause, where Hydra wraps the telling one."""
     cause = error.__cause__
     text = str(error).strip()
+    misspelt = re.search(r"Key '(.+)' not in '(\w+)'", f"{text}\n{cause}")
+    wanted = re.search(r"Could not override '(.+)'", text)
+    modules = [sys.modules.get(f"{room}.config") for room in ("diagnose", "train", "eval")]
+    schema = next((s for m in modules if misspelt and (s := getattr(m, misspelt[2], None))), None)
+    if schema and wanted:
+        return f"{wanted[1]}: no such setting; allowed: {', '.join(f.name for f in fields(schema))}"
     return text if cause is None or str(cause) in text else f"{text}\n{cause}"

@@ -36,8 +36,8 @@ MISSING = {
         "a grader with two readings, such as `exact` or `json`: it makes a format gap visible",
     ),
     "preference": (
-        "no judge and pairs, so a preference gap cannot be seen",
-        "`chosen` answers with a judge: they make a preference gap visible",
+        "no judge was heard, so a preference gap cannot be seen",
+        "`chosen` answers with a judge, and the probe `judged`: they make a preference gap visible",
     ),
     "judge": (
         "the judge does not prefer what people chose, so a preference gap cannot be claimed",
@@ -52,11 +52,11 @@ MISSING = {
         "the render: chat template, stop strings, refusals; look at the answers, mend it and ask again",
     ),
     "context": (
-        "no oracle context, so absent facts and missing skill cannot be told apart",
-        "a `context` per item: it tells an absent fact from a missing skill",
+        "no oracle context was read, so absent facts and missing skill cannot be told apart",
+        "a `context` per item, and a model that can be asked: it tells an absent fact from a missing skill",
     ),
     "ranked": (
-        "no options to rank, so stored facts are hard to see",
+        "no options were ranked, so stored facts are hard to see",
         "`distractors` and a `statement` per item: ranking them finds facts that are stored but not said",
     ),
     "sampled": (
@@ -64,8 +64,8 @@ MISSING = {
         "the probe `sampled`: it finds content that greedy decoding hides",
     ),
     "shaped": (
-        "no exemplars to spare, so `shaped` was not asked",
-        "12 items or more: four of them as exemplars show whether a prompt repairs the form",
+        "no exemplars were shown, so what a prompt repairs is not known",
+        "the probe `shaped` and 12 items or more: four of them are its exemplars",
     ),
 }
 """What `missing` names → what cannot be told without it, and what would make it known."""
@@ -363,13 +363,20 @@ def _headline(r: Recommendation) -> str:
     return f"{safe(some([cut(name, NAME) for name in r.slices]))}: {best}{train}"
 
 
+def expected_lifts(r: Recommendation) -> Iterator[str]:
+    """`.88 [.60, .99] by sft`, of what is advised and of training; of several slices the least."""
+    for method in dict.fromkeys(m for m in (r.method, r.train_method) if m and m not in ("none", "collect_data")):
+        x = min((shown[method] for shown in r.lifts.values()), key=lambda x: x["mean"])
+        yield f"{short(x['mean'])} [{short(x['low'])}, {short(x['high'])}] by {method}"
+
+
 def _advice(r: Recommendation) -> dict[str, str]:
     out = {}
     if r.train_method or r.method not in ("none", "collect_data"):
-        x = r.predicted_lift
-        expected = f"{short(x['mean'])} [{short(x['low'])}, {short(x['high'])}] by {r.train_method or r.method}"
-        out["lift"] = f"expected {expected}; P(best advice) {chance(r.p_best)}"
+        out["lift"] = f"expected {'; '.join(expected_lifts(r))}; P(best advice) {chance(r.p_best)}"
     out |= {"why": r.why, "flips it": r.would_flip}
     if r.data_needed["rows"]:
         out["data"] = f"{r.data_needed['have']} rows at hand, {r.data_needed['rows']} wanted"
+    if r.data_needed.get("items"):
+        out["data"] = f"about {r.data_needed['items']} more items" + (" in all" if len(r.slices) > 1 else "")
     return out

@@ -49,6 +49,9 @@ def read_evalset(config: EvalSetConfig) -> EvalSet:
         BadInput: the file, a row or a gold answer is not usable.
     """
     assert config.path is not None
+    if unknown := sorted(set(config.columns) - OWN_FIELDS):
+        allowed = ", ".join(sorted(OWN_FIELDS))
+        raise BadInput(f"evalset.columns.{unknown[0]}: no field of an eval item; allowed: {allowed}")
     rows = read_rows(config.path, config.columns, config.split, config.subset)
     items = [_item(row, where, number, config) for number, (row, where) in enumerate(rows, 1)]
     if not items:
@@ -127,7 +130,8 @@ def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -
         raise BadInput(f"{where}: slice is an empty list")
     for name, texts in (("target", item.targets), ("slice", item.slices), ("distractors", item.distractors)):
         if any(not text.strip() for text in texts):
-            raise BadInput(f"{where}: {name} {'is empty' if len(texts) == 1 else 'holds an empty text'}")
+            found = "is empty" if len(texts) == 1 else "holds an empty text"
+            raise BadInput(f"{where}: {name} {found}; expected text with something in it")
     if item.chosen and not item.chosen.strip():
         raise BadInput(f"{where}: chosen is empty")
     if both := set(item.targets) & set(item.distractors):
@@ -154,7 +158,9 @@ def _turns(row: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
             raise BadInput(f'{where}: messages must be [{{"role": …, "content": …}}, …] that ends before the answer')
         return tuple((m["role"], m["content"]) for m in messages)
     prompt = row.get("prompt")
-    if not isinstance(prompt, str) or not prompt.strip():
+    if prompt is not None and not isinstance(prompt, str):
+        raise BadInput(f"{where}: prompt is a {type(prompt).__name__}; expected text")
+    if prompt is None or not prompt.strip():
         raise BadInput(f"{where}: no prompt and no messages; found: {', '.join(row)}")
     return (("user", prompt),)
 

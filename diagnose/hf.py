@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from diagnose.config import DTYPES, ModelConfig
+from diagnose.config import DTYPES, ModelConfig, pasted
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.load import (
     ALLOWED,
@@ -265,8 +265,8 @@ def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> Non
         raise Blocked(
             f"end token: the model is configured to end with {', '.join(map(repr, configured))}, but "
             f"{others[token]} of {len(prompts)} free continuations ended with {token!r}, none as configured.\n"
-            f"  mend it:    model.eos_token={token!r}\n"
-            f"  keep it:    model.eos_token={configured[0]!r}   (no further check)"
+            f"  mend it:    {pasted('model.eos_token', token)}\n"
+            f"  keep it:    {pasted('model.eos_token', configured[0])}   (no further check)"
         )
 
 

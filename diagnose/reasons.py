@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diagnose.config import RuleConfig
+from diagnose.evalset import RESERVE_FROM
 from diagnose.observables import Measured
 from diagnose.records import SliceVerdict
 
@@ -17,7 +18,7 @@ GATE_REASONS = {
     "rlhf": "no pairs for a reward model, or nothing for a reward to find: no sample is ever right and liked",
 }
 MEANING = {
-    ("none", None): "right, well formed and as liked as its own samples: nothing to gain",
+    ("none", None): "right and well formed: nothing to gain",
     ("format", None): "the content is there, the form is wrong",
     ("knowledge", "latent"): "stored but not said when asked",
     ("knowledge", "absent"): "not in the model; it reads it from a context",
@@ -36,6 +37,7 @@ def why(
     seen: Measured,
     lifts: dict[str, dict[str, float]],
     needed: dict[str, int],
+    rivals: list[str],
 ) -> str:
     """The verdict in words, then what was measured that speaks for the advice."""
     taught = "worked solutions" if v.kind == "skill" else "rows that state these very facts in several wordings"
@@ -46,7 +48,8 @@ def why(
         (v.verdict == "format" and any(seen.shaped), f"exemplars in the prompt repair {_of(seen.shaped)} tries"),
         (v.verdict == "format" and any(seen.forced), f"constrained decoding repairs {_of(seen.forced)}"),
         (v.verdict == "knowledge" and any(seen.given), f"the oracle context repairs {_of(seen.given)}"),
-        (v.needs_items > 0 and best == "collect_data", f"about {v.needs_items} more items are needed"),
+        (v.verdict == "none" and "preference" not in v.missing, "liked as its own samples are"),
+        ("misfit" in v.missing, "no kind of gap explains what all probes saw"),
         (gap and not train, "no training with the rows at hand is expected to help"),
         (v.verdict == "knowledge" and best == "collect_data", f"about {needed['rows']} {taught} could change that"),
     ]
@@ -59,6 +62,8 @@ def why(
         without, trained = lifts[best]["mean"], lifts[train]["mean"]
         both = f"{best} needs no training and is expected to lift {without:.2f}, {train} {trained:.2f}"
         parts.append((True, both))
+    if gap and best != "collect_data" and rivals:
+        parts.append((True, f"hardly told from {', '.join(rivals)}"))
     return "; ".join(text for applies, text in parts if applies)
 
 
@@ -97,20 +102,29 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
     """The cheapest evidence that could change the advice: the first line that applies."""
     kind = v.kind if v.verdict == "knowledge" else None
     lines = (
-        (v.needs_items > 0, f"about {v.needs_items} more items in this slice"),
+        (v.needs_items > 0, "more items, as many as a slice `needs`"),
         (bool(unread(v) and v.doubted), "the doubted gold answers, looked at and mended; then the same command again"),
         (bool(unread(v)), "a larger model.max_new_tokens"),
         (
             kind == "unresolved" and "ranked" in v.missing and seen.has_options,
-            "log-probabilities of the distractors: a local model, or a server's model.api=completions",
+            "the probe `ranked`: log-probabilities of the distractors, of a local model or by model.api=completions",
         ),
         (
             kind == "unresolved" and "ranked" in v.missing,
             "`distractors` per item: ranking them is the cheapest probe that tells stored from absent facts",
         ),
+        ("misfit" in v.missing, "more items; or the render mended: look at the answers of the probes side by side"),
+        (
+            v.verdict in ("knowledge", "mixed") and "context" in v.missing and seen.has_context,
+            "the probe `given`, of a model that can be asked: it tells an absent fact from a missing skill",
+        ),
         (
             v.verdict in ("knowledge", "mixed") and "context" in v.missing,
             "an oracle `context` per item: it tells an absent fact from a missing skill",
+        ),
+        (
+            v.verdict == "none" and "preference" in v.missing and seen.pairs,
+            "the probe `judged`, of a model that can be asked: without it a preference gap cannot be seen",
         ),
         (
             v.verdict == "none" and "preference" in v.missing,
@@ -126,6 +140,10 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
         (
             v.verdict == "preference",
             "the reward model's held-out accuracy: train.py measures it before any RL, and stops where it is low",
+        ),
+        (
+            v.verdict == "format" and not any(seen.shaped) and v.n >= RESERVE_FROM,
+            "the probe `shaped`, of a model that can be asked: exemplars show whether a prompt suffices",
         ),
         (
             v.verdict == "format" and not any(seen.shaped),

@@ -18,6 +18,8 @@ from diagnose.records import CLASSES, KNOWLEDGE, Attribution, EvalItem, Recommen
 SOURCE = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
 """Which kind of training rows a method needs."""
 METHODS = ("none", *ARMS, *TRAINING)
+RIVAL = 0.2
+"""A method that is the best one with so much probability is named beside the one that is advised."""
 Array = np.ndarray
 
 
@@ -37,7 +39,7 @@ def recommend(
         rows: method → slice → training rows at hand.
         command: how train is started for this diagnosis, up to the method.
     """
-    healthy = [v.slice for v in verdicts if v.verdict == "none"]
+    healthy = [v.slice for v in verdicts if v.verdict == "none" or _seems_right(v, rule)]
     out: dict[tuple[str, str | None, str, str | None], Recommendation] = {}
     for verdict in verdicts:
         items = [i for i in evalset.items if verdict.slice in i.slices]
@@ -85,7 +87,7 @@ def _for_slice(
         else float((np.array(list(worth.values())).max(0) < rule.min_lift).mean()),
         predicted_lift=shown.get(train_method or best, shown["none"]),
         lifts={verdict.slice: shown},
-        why=why(verdict, best, train_method, seen, shown, needed),
+        why=why(verdict, best, train_method, seen, shown, needed, _rivals(best, p_best)),
         why_not=why_not(best, train_method, gates, shown, rule),
         gates={"reward_model" if m == "rlhf" else m: state for m, state in gates.items()},
         would_flip=would_flip(verdict, seen),
@@ -97,6 +99,12 @@ def _for_slice(
         train_slices=[],
         command="",
     )
+
+
+def _seems_right(v: SliceVerdict, rule: RuleConfig) -> bool:
+    """Too few items for a verdict, but those there are show no gap: what training could break."""
+    none = v.mixture.get("none")
+    return v.verdict == "insufficient" and none is not None and none >= 1 - rule.tau
 
 
 def _data_needed(
@@ -137,8 +145,8 @@ def _prior(method: str, name: str, seen: Measured, rule: RuleConfig) -> float:
             if method in row:
                 return float(row[method])
     row = rule.rho["sft_taught" if method == "sft" and seen.rows >= rule.taught_rows else method]
-    if name == "knowledge_absent" and not seen.has_context:
-        # Without a context this class stands for absent or skill; neither is likelier.
+    if name == "knowledge_absent" and not any(seen.given):
+        # Where no context was read this class stands for absent or skill; neither is likelier.
         return float(row["knowledge_absent"] + row["knowledge_skill"]) / 2
     return float(row.get(name, 0.0))
 
@@ -155,6 +163,11 @@ def _observed(method: str, name: str, seen: Measured) -> tuple[float, float]:
     if method == "retrieval" and name in KNOWLEDGE:
         return seen.given
     return 0.0, 0.0
+
+
+def _rivals(best: str, p_best: dict[str, float]) -> list[str]:
+    """Methods that could as well be the best one."""
+    return sorted((m for m, p in p_best.items() if m not in (best, "none") and p >= RIVAL), key=lambda m: -p_best[m])
 
 
 def _gates(seen: Measured) -> dict[str, str]:

@@ -66,6 +66,7 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     _open(out, record | {"identity": identity, "status": "running"})
     with Bars(items=evalset.items) as bars:
         log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read, bars.saw)
+        print(_asked(evalset, config, len(log)), file=sys.stderr)
         evalset = spend(model, evalset, config.probes, config.rule, log, judges, bars.settled)
     diagnosis = conclude(config, evalset, log, record, identity, rows)
     write_whole(out / "diagnosis.json", diagnosis.to_json())
@@ -77,6 +78,17 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     if config.launch:
         launch(diagnosis, config)
     return diagnosis
+
+
+def _asked(evalset: EvalSet, config: DiagnoseConfig, before: int) -> str:
+    """What is about to happen, in a line."""
+    kept_back = len({i.id for kept in evalset.exemplars.values() for i in kept})
+    limit = f" (evalset.limit={config.evalset.limit} of every slice)" if config.evalset.limit else ""
+    going_on = f"; going on: {before} answers are there already" if before else ""
+    return (
+        f"asked: {len(evalset.items)} items in {len(evalset.slices)} slices{limit}, {kept_back} more kept back as "
+        f"exemplars{going_on}"
+    )
 
 
 def conclude(

@@ -392,8 +392,17 @@ def test_an_output_in_a_file(tmp_path: Path, rule: RuleConfig, out: str) -> None
     assert (tmp_path / "file").read_text() == "mine"
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a place where not even root can write")
+def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_read(tmp_path: Path, rule: RuleConfig) -> None:
+    write(tmp_path, GOOD)
+    code, message = ends(settings(tmp_path, rule, out="/proc/gapwise", model__path="nowhere"))
+    assert code == 2 and message == "out=/proc/gapwise: nothing can be written there; choose another directory"
+
+
 COMMANDS: list[tuple[str, list[str], str]] = [
-    ("unknown key", ["model.pth=x"], "model.pth"),
+    ("unknown key", ["model.pth=x"], "model.pth: no such setting; allowed: kind, path"),
+    ("unknown key that is added", ["+evalset.pth=x"], "evalset.pth: no such setting; allowed: path"),
+    ("column misspelt", ["evalset.columns.promt=question"], "evalset.columns.promt: no field of an eval item; allowed"),
     ("wrong type", ["seed=many"], "seed"),
     ("unknown option of a group", ["model=gpt9"], "gpt9"),
     ("negative seed", ["seed=-1"], "seed=-1: allowed: 0 or more"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from conftest import ROOT, run_verb
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diagnose.config import DiagnoseConfig, own_groups, register_diagnose
+from diagnose.config import DiagnoseConfig, own_groups, pasted, register_diagnose
 from diagnose.errors import BadInput
 from eval.config import EvalConfig, register_eval
 from train.config import TrainConfig, check_train, lora_fields, register_train, trl_fields
@@ -34,6 +35,13 @@ def composed(verb: str, *overrides: str) -> object:
 
 def options(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+def test_a_fix_can_be_pasted_into_a_shell() -> None:
+    for token in ("<s>", "it's", "<|$x|>", 'a "b"'):
+        (argument,) = shlex.split(pasted("model.eos_token", token))
+        found = composed("diagnose", argument)
+        assert isinstance(found, DiagnoseConfig) and found.model.eos_token == token
 
 
 DIAGNOSE = [f"{g}={o}" for g in ("model", "evalset", "probes", "rule", "data", "wandb") for o in options(g)]

@@ -27,7 +27,7 @@ BAD = [
     (line() + b"\n" + line(), ":2: id 'a' stands at"),
     (line(prompt=...), ":1: no prompt and no messages"),
     (line(prompt="  "), ":1: no prompt and no messages"),
-    (line(prompt=3), ":1: no prompt and no messages"),
+    (line(prompt=3), ":1: prompt is a int; expected text"),
     (line(target=...), ":1: neither target nor chosen"),
     (line(target=""), ":1: target is empty"),
     (line(target={"a": 1}), ":1: target holds a dict"),

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from conftest import VALUES, WANTED_TONE, ScriptedModel, planted_rows
 
+from diagnose.config import RuleConfig
 from diagnose.model import Completion, Form, Score
+from diagnose.recommend import _seems_right
 from diagnose.records import Prompt
 
 SCHEMA = {"type": "object", "properties": {"value": {"type": "string"}}, "required": ["value"]}
@@ -171,6 +173,32 @@ def test_what_would_flip_it_is_the_cheapest_evidence(diagnose_scripted: Any) -> 
     assert "context" in closed.would_flip
     healthy = diagnose_scripted(rows_of("none"), seed=2).recommendations[0]
     assert "chosen" in healthy.would_flip
+
+
+def test_a_context_that_was_not_read_promises_no_retrieval(diagnose_scripted: Any) -> None:
+    """As of a log of answers: the items have contexts, but nobody could ask with them."""
+    unread = ["plain", "shaped", "sampled", "ranked"]
+    read, blind = (
+        diagnose_scripted(rows_of("skill"), seed=k, **more).recommendations[0].lifts["slice"]["retrieval"]
+        for k, more in enumerate(({}, {"enabled": unread}))
+    )
+    assert read["mean"] < 0.1, "the context was read, and did not help"
+    assert blind["low"] < 0.2 and blind["mean"] < 0.6, "half absent, half skill, for all that is known"
+    advice = diagnose_scripted(rows_of("skill"), seed=3, enabled=unread).recommendations[0]
+    assert "`given`" in advice.would_flip
+
+
+def test_what_looks_right_is_trained_along(diagnose_scripted: Any, rule: RuleConfig) -> None:
+    few = diagnose_scripted(planted_rows({"right": ["none"] * 20, "shape": ["format"] * 40})).slices
+    right = next(v for v in few if v.slice == "right")
+    assert right.verdict == "insufficient" and _seems_right(right, rule)
+    assert not any(_seems_right(v, rule) for v in few if v.slice != "right")
+
+
+def test_advice_for_several_slices_counts_all_of_their_items(diagnose_scripted: Any) -> None:
+    (merged,) = diagnose_scripted(planted_rows({"a": ["none"] * 8, "b": ["none"] * 10})).recommendations
+    assert merged.slices == ["a", "b"] and merged.data_needed["items"] == 8 + 6
+    assert "8" not in merged.why + merged.would_flip, "what one slice needs is not what the other needs"
 
 
 def renamed(value: Any, truth: str) -> Any:
