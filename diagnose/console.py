@@ -375,8 +375,12 @@ def _advice(r: Recommendation) -> dict[str, str]:
     if r.train_method or r.method not in ("none", "collect_data"):
         out["lift"] = f"expected {'; '.join(expected_lifts(r))}; P(best advice) {chance(r.p_best)}"
     out |= {"why": r.why, "flips it": r.would_flip}
+    return out | ({"data": data} if (data := wanted_data(r)) else {})
+
+
+def wanted_data(r: Recommendation) -> str:
+    """Training rows or items that the advice needs; empty where it needs none."""
     if r.data_needed["rows"]:
-        out["data"] = f"{r.data_needed['have']} rows at hand, {r.data_needed['rows']} wanted"
-    if r.data_needed.get("items"):
-        out["data"] = f"about {r.data_needed['items']} more items" + (" in all" if len(r.slices) > 1 else "")
-    return out
+        return f"{r.data_needed['have']} training rows at hand, {r.data_needed['rows']} wanted"
+    items = r.data_needed.get("items")
+    return f"about {items} more items{' in all' if len(r.slices) > 1 else ''}" if items else ""

@@ -21,6 +21,7 @@ from diagnose.console import (
     by_gap,
     chance,
     cut,
+    expected_lifts,
     gap,
     gap_interval,
     interval,
@@ -28,6 +29,7 @@ from diagnose.console import (
     short,
     sure,
     verdict_text,
+    wanted_data,
 )
 from diagnose.records import CLASSES, Diagnosis, Interval, Rate, Recommendation, SliceVerdict
 
@@ -124,7 +126,7 @@ def render_markdown(diagnosis: Diagnosis) -> str:
         loader=FileSystemLoader(HERE), undefined=StrictUndefined, finalize=_inert, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True,
     )  # fmt: skip
-    numbers = {"short": short, "chance": chance, "interval": interval, "bounds": _bounds}
+    numbers = {"short": short, "chance": chance, "interval": interval}
     env.filters |= {name: _marked(show) for name, show in numbers.items()}
     env.filters |= {"own": Markup, "code": _code, "codes": _codes, "block": _block, "prose": _markdown_prose}
     return env.get_template("report.md.j2").render(_view(diagnosis) | {"rows": MARKDOWN_ROWS})
@@ -231,10 +233,6 @@ def _largest(v: SliceVerdict) -> str:
     return "; ".join(shown) or "–"
 
 
-def _bounds(x: dict[str, float]) -> str:
-    return f"[{short(x['low'])}, {short(x['high'])}]"
-
-
 def _fall(waterfall: dict[str, float]) -> list[tuple[str, str, float, float]]:
     """(step, label, start, share): each bar begins where the last one ended."""
     out, at = [], 0.0
@@ -308,8 +306,9 @@ def _advice_view(r: Recommendation, v: SliceVerdict) -> dict[str, Any]:
         "r": r,
         "verdict": verdict_text(v),
         "chip": _chip(v),
-        "shown": shown,
         "plotted": plotted,
+        "expected": "; ".join(expected_lifts(r)),
+        "data": wanted_data(r),
         "lifts": _lifts(r, shown) if plotted else [],
         "pending": [m for m, state in r.gates.items() if state == "pending"],
     }
