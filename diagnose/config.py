@@ -340,8 +340,7 @@ def pasted(key: str, value: str) -> str:
     """An override with a quoted value, as a shell takes it."""
     import shlex
 
-    inner = value.replace("'", "\\'")
-    text = f"{key}='{inner}'"
+    text = f"{key}='{_escaped(value)}'"
     return f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
 
 
@@ -354,7 +353,12 @@ def _closed(out: Path) -> bool:
         with tempfile.TemporaryDirectory(dir=above):
             return False
     except OSError as error:
-        return above.is_dir() and error.errno not in FULL
+        return above.is_dir() and error.errno not in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _escaped(text: str) -> str:
+    """Inside quotes Hydra reads a backslash as an escape only before a quote."""
+    return re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
 
 
 def hydra_list(names: list[str]) -> str:
@@ -368,9 +372,7 @@ def hydra_list(names: list[str]) -> str:
             "nan",
             "inf",
         )
-        # Inside quotes Hydra reads a backslash as an escape only before a quote.
-        escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), name)
-        return name if plain else f"'{escaped}'"
+        return name if plain else f"'{_escaped(name)}'"
 
     return f"[{','.join(map(quoted, names))}]"
 

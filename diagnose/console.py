@@ -53,7 +53,7 @@ MISSING = {
     ),
     "context": (
         "no oracle context was read, so absent facts and missing skill cannot be told apart",
-        "a `context` per item, and a model that can be asked: it tells an absent fact from a missing skill",
+        "a `context` per item, and the probe `given`: it tells an absent fact from a missing skill",
     ),
     "ranked": (
         "no options were ranked, so stored facts are hard to see",
@@ -364,9 +364,10 @@ def _headline(r: Recommendation) -> str:
 
 
 def expected_lifts(r: Recommendation) -> Iterator[str]:
-    """`.88 [.60, .99] by sft`, of what is advised and of training; of several slices the least."""
-    for method in dict.fromkeys(m for m in (r.method, r.train_method) if m and m not in ("none", "collect_data")):
-        x = min((shown[method] for shown in r.lifts.values()), key=lambda x: x["mean"])
+    """`.88 [.60, .99] by sft`, of what is advised and of training, in the slice that training lifts least."""
+    methods = [m for m in dict.fromkeys((r.method, r.train_method)) if m and m not in ("none", "collect_data")]
+    for method in methods:
+        x = min(r.lifts.values(), key=lambda shown: shown[methods[-1]]["mean"])[method]
         yield f"{short(x['mean'])} [{short(x['low'])}, {short(x['high'])}] by {method}"
 
 

@@ -28,6 +28,8 @@ class Measured:
     constrainable: bool
     has_context: bool
     has_options: bool
+    judged: bool
+    """Do items name a judge?"""
     pairs: bool
     reach: float | None
     """Median z-score of `chosen` among the model's own samples."""
@@ -59,6 +61,7 @@ def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int
         constrainable=any(i.grader["kind"] == "choice" or i.grader.get("schema") for i in items),
         has_context=any(i.context for i in items),
         has_options=any(i.options for i in items),
+        judged=any(i.judge for i in items),
         pairs=any(i.judge or (i.chosen and i.rejected) for i in items),
         reach=reach(items, log),
         best=headroom[0] if headroom else None,

@@ -37,19 +37,22 @@ def why(
     seen: Measured,
     lifts: dict[str, dict[str, float]],
     needed: dict[str, int],
-    rivals: list[str],
+    rivals: dict[str, float],
 ) -> str:
     """The verdict in words, then what was measured that speaks for the advice."""
     taught = "worked solutions" if v.kind == "skill" else "rows that state these very facts in several wordings"
-    gap = v.verdict not in ("none", "insufficient")
+    gap, odd = v.verdict not in ("none", "insufficient"), misfit(v)
     parts = [
         (not unread(v), MEANING[v.verdict, v.kind]),
         (bool(unread(v)), f"cannot be told: {unread(v)}"),
         (v.verdict == "format" and any(seen.shaped), f"exemplars in the prompt repair {_of(seen.shaped)} tries"),
         (v.verdict == "format" and any(seen.forced), f"constrained decoding repairs {_of(seen.forced)}"),
         (v.verdict == "knowledge" and any(seen.given), f"the oracle context repairs {_of(seen.given)}"),
-        (v.verdict == "none" and "preference" not in v.missing, "liked as its own samples are"),
-        ("misfit" in v.missing, "no kind of gap explains what all probes saw"),
+        (
+            v.verdict == "none" and not {"preference", "judge", "agreement"} & set(v.missing),
+            "liked as its own samples are",
+        ),
+        (odd, "no kind of gap explains what all probes saw"),
         (gap and not train, "no training with the rows at hand is expected to help"),
         (v.verdict == "knowledge" and best == "collect_data", f"about {needed['rows']} {taught} could change that"),
     ]
@@ -63,8 +66,13 @@ def why(
         both = f"{best} needs no training and is expected to lift {without:.2f}, {train} {trained:.2f}"
         parts.append((True, both))
     if gap and best != "collect_data" and rivals:
-        parts.append((True, f"hardly told from {', '.join(rivals)}"))
+        parts.append((True, "; ".join(f"{m} may be better (P {p:.2f})" for m, p in rivals.items())))
     return "; ".join(text for applies, text in parts if applies)
+
+
+def misfit(v: SliceVerdict) -> bool:
+    """Did a probe of a slice that lacks content see what no kind of gap explains?"""
+    return v.verdict in ("knowledge", "mixed") and "misfit" in v.missing
 
 
 def unread(v: SliceVerdict) -> str:
@@ -113,7 +121,7 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             kind == "unresolved" and "ranked" in v.missing,
             "`distractors` per item: ranking them is the cheapest probe that tells stored from absent facts",
         ),
-        ("misfit" in v.missing, "more items; or the render mended: look at the answers of the probes side by side"),
+        (misfit(v), "the render, mended where it is wrong: look at what the probes said side by side"),
         (
             v.verdict in ("knowledge", "mixed") and "context" in v.missing and seen.has_context,
             "the probe `given`, of a model that can be asked: it tells an absent fact from a missing skill",
@@ -123,7 +131,7 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             "an oracle `context` per item: it tells an absent fact from a missing skill",
         ),
         (
-            v.verdict == "none" and "preference" in v.missing and seen.pairs,
+            v.verdict == "none" and "preference" in v.missing and seen.judged,
             "the probe `judged`, of a model that can be asked: without it a preference gap cannot be seen",
         ),
         (

@@ -87,7 +87,7 @@ def _for_slice(
         else float((np.array(list(worth.values())).max(0) < rule.min_lift).mean()),
         predicted_lift=shown.get(train_method or best, shown["none"]),
         lifts={verdict.slice: shown},
-        why=why(verdict, best, train_method, seen, shown, needed, _rivals(best, p_best)),
+        why=why(verdict, best, train_method, seen, shown, needed, _rivals(p_best, (best, train_method))),
         why_not=why_not(best, train_method, gates, shown, rule),
         gates={"reward_model" if m == "rlhf" else m: state for m, state in gates.items()},
         would_flip=would_flip(verdict, seen),
@@ -102,9 +102,15 @@ def _for_slice(
 
 
 def _seems_right(v: SliceVerdict, rule: RuleConfig) -> bool:
-    """Too few items for a verdict, but those there are show no gap: what training could break."""
+    """Too few items for a verdict, but those there are show no gap and are not in doubt: what training could break."""
     none = v.mixture.get("none")
-    return v.verdict == "insufficient" and none is not None and none >= 1 - rule.tau
+    return (
+        v.verdict == "insufficient"
+        and v.needs_items > 0
+        and not v.doubted
+        and none is not None
+        and none >= 1 - rule.tau
+    )
 
 
 def _data_needed(
@@ -165,9 +171,10 @@ def _observed(method: str, name: str, seen: Measured) -> tuple[float, float]:
     return 0.0, 0.0
 
 
-def _rivals(best: str, p_best: dict[str, float]) -> list[str]:
-    """Methods that could as well be the best one."""
-    return sorted((m for m, p in p_best.items() if m not in (best, "none") and p >= RIVAL), key=lambda m: -p_best[m])
+def _rivals(p_best: dict[str, float], advised: tuple[str | None, ...]) -> dict[str, float]:
+    """Methods besides those advised that may well be the best, and with which probability."""
+    others = {m: p for m, p in p_best.items() if m not in (*advised, "none") and p >= RIVAL}
+    return dict(sorted(others.items(), key=lambda pair: -pair[1]))
 
 
 def _gates(seen: Measured) -> dict[str, str]:

@@ -44,7 +44,7 @@ LABELS = dict(
 LETTERS = dict(zip(CLASSES, "NFLASP", strict=True))
 """Told apart without colour."""
 MEANINGS = {
-    "none": "right, well formed and liked",
+    "none": "right and well formed",
     "format": "the content is there, the form is wrong",
     "knowledge_latent": "stored, but not said when asked",
     "knowledge_absent": "not stored; read from a context",

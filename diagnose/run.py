@@ -85,9 +85,10 @@ def _asked(evalset: EvalSet, config: DiagnoseConfig, before: int) -> str:
     kept_back = len({i.id for kept in evalset.exemplars.values() for i in kept})
     limit = f" (evalset.limit={config.evalset.limit} of every slice)" if config.evalset.limit else ""
     going_on = f"; going on: {before} answers are there already" if before else ""
+    most = "up to " if config.probes.budget == "adaptive" else ""
     return (
-        f"asked: {len(evalset.items)} items in {len(evalset.slices)} slices{limit}, {kept_back} more kept back as "
-        f"exemplars{going_on}"
+        f"to ask: {most}{len(evalset.items)} items in {len(evalset.slices)} slices{limit}, {kept_back} more kept back "
+        f"as exemplars{going_on}"
     )
 
 

@@ -38,7 +38,7 @@ def options(group: str) -> list[str]:
 
 
 def test_a_fix_can_be_pasted_into_a_shell() -> None:
-    for token in ("<s>", "it's", "<|$x|>", 'a "b"'):
+    for token in ("<s>", "a\\", "\\'", "it's", "<|$x|>", 'a "b"'):
         (argument,) = shlex.split(pasted("model.eos_token", token))
         found = composed("diagnose", argument)
         assert isinstance(found, DiagnoseConfig) and found.model.eos_token == token

@@ -97,8 +97,8 @@ def main() -> int:
     rows = eval_rows(world, made_up_names(random.Random(base.seed + 1), taken(world)), random.Random(base.seed + 2))
     write_jsonl(args.out / "evalset.jsonl", rows)
     found = abilities(model, tokenizer, base, world, rows) | manipulation(model, tokenizer, base, rows)
-    write_json(args.out / "checks.json", found)
     write_json(args.out / "truth.json", {name: row | {"took": took(row, found)} for name, row in truth().items()})
+    write_json(args.out / "checks.json", found)
     show(found)
     return 0
 

@@ -43,8 +43,8 @@ def main() -> int:
         shutil.rmtree(folder / "dpo", ignore_errors=True)
         train(base, folder)
     found = checked(base, folder, world, rows)
-    write_json(folder / "checks.json", found)
     write_json(folder / "truth.json", inverted(found))
+    write_json(folder / "checks.json", found)
     return 0
 
 

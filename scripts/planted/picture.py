@@ -47,7 +47,7 @@ def markdown(result: dict[str, Any]) -> str:
         cells = [against_null(part[name]) for part in parts.values()]
         lines.append(f"| {words} (of the perfectly calibrated: mean, 95 %) | within | {' | '.join(cells)} |")
     for name, words in (("false_gaps", "false gaps, 64 items"), ("false_gaps_stopped", "false gaps, stopped")):
-        cells = [f"{part[name]['k']} of {part[name]['n']}" for part in parts.values()]
+        cells = [f"{part[name]['k']} of {part[name]['n']} (≤ {two(part[name]['high'])})" for part in parts.values()]
         lines.append(f"| {words} | ≤ 2 % | {' | '.join(cells)} |")
     lines += [
         "",
@@ -106,8 +106,8 @@ def draw(parts: dict[str, dict[str, Slices]], path: Path) -> None:
 def reliability(axis: Any, slices: Slices, colour: str, label: str, bins: int = 5) -> None:
     """Equal-sized bins with Wilson intervals; the diagonal is perfect calibration."""
     ordered = sorted((scores.stated(s) for s in slices), key=lambda pair: pair[0])
-    axis.plot([0.25, 1], [0.25, 1], color="#999999", linewidth=1)
-    for part in np.array_split(np.arange(len(ordered)), bins):
+    axis.plot([0, 1], [0, 1], color="#999999", linewidth=1)
+    for part in np.array_split(np.arange(len(ordered)), min(bins, len(ordered))):
         inside = [ordered[k] for k in part]
         hit = scores.interval(sum(right for _, right in inside), len(inside))
         stated = float(np.mean([p for p, _ in inside]))
@@ -120,6 +120,6 @@ def reliability(axis: Any, slices: Slices, colour: str, label: str, bins: int = 
             markersize=4,
             label=label if part[0] == 0 else None,
         )
-    axis.set_xlim(0.25, 1.02)
-    axis.set_ylim(0.25, 1.02)
+    axis.set_xlim(0, 1.02)
+    axis.set_ylim(0, 1.02)
     axis.set_aspect("equal")

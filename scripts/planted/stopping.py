@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -12,16 +13,12 @@ from diagnose.budget import settled
 from diagnose.config import ProbesConfig, RuleConfig
 from scripts.planted.slices import Planted, judged
 
-MOST = 96
-"""Items of a slice that is asked bit by bit: a recipe has 144, and stands in several slices of a world."""
-TURNS = range(16, MOST + 1, 8)
-
 
 def stopped(slices: list[Planted], log: AnswerLog, rule: RuleConfig, settings: ProbesConfig) -> list[dict[str, Any]]:
-    """As probes.budget=adaptive does: 16 items of each slice, then 8 more of those that are not settled."""
+    """As probes.budget=adaptive does: some items of each slice, then more of those that are not settled."""
     whole = {s.name: shuffled(s) for s in slices}
     done: dict[str, dict[str, Any]] = {}
-    for turn in TURNS:
+    for turn in count(settings.first_items, settings.more_items):
         asked = {name: done[name]["n"] if name in done else turn for name in whole}
         seen = [replace(s, items=s.items[: asked[n]]) for n, s in whole.items()]
         for found in judged(seen, log, rule, turn, settings):
