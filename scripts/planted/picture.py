@@ -30,8 +30,8 @@ TARGETS = {
     "log_loss": ("log loss of the verdict", ""),
     "stopped_right": ("right when stopped", ""),
     "stopped_items": ("… after so many items", "40 % saved"),
-    "fixed_64_right": ("… with 64 items of all", ""),
-    "fixed_96_right": ("… with 96 items of all", ""),
+    "fixed_64_right": ("… with the first 64 of each", ""),
+    "fixed_96_right": ("… with all 96", ""),
 }
 """Figure → what a reader calls it, and what was to be reached."""
 
