@@ -230,10 +230,12 @@ def own_groups(arguments: list[str]) -> list[str]:
     }
     chosen = {group for group in keys for a in arguments if a.startswith(f"{group}=")}
     served = any(a.startswith(("model.base_url=", "model.kind=openai")) for a in arguments)
-    if served and "model" not in chosen:
-        return own_groups([*arguments, "model=served"])
-    own = [g for g, starts in keys.items() if g not in chosen and any(a.startswith(starts) for a in arguments)]
-    return [*arguments, *(f"{group}=own" for group in own)]
+    own = {g: "own" for g, starts in keys.items() if any(a.startswith(starts) for a in arguments)}
+    own |= {"model": "served"} if served else {}
+    more = [f"{group}={option}" for group, option in own.items() if group not in chosen]
+    # Beside the first override: Hydra's parser takes them in one piece only, before or after its own flags.
+    at = next((k for k, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
+    return [*arguments[:at], *more, *arguments[at:]]
 
 
 def load(cfg: Any, schema: type[T], verb: str) -> T:

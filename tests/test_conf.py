@@ -148,9 +148,16 @@ def test_any_slice_name_survives_the_printed_command(name: str) -> None:
 
 
 def test_own_paths_do_not_inherit_the_demo() -> None:
-    assert own_groups(["model.path=x"]) == ["model.path=x", "model=own"]
+    assert own_groups(["model.path=x"]) == ["model=own", "model.path=x"]
+    assert own_groups(["model.base_url=x"]) == ["model=served", "model.base_url=x"]
     assert own_groups(["model=qwen3_8b", "model.path=x"]) == ["model=qwen3_8b", "model.path=x"]
-    assert own_groups(["evalset.path=x"])[1:] == ["evalset=own", "data=own"]
+    assert own_groups(["evalset.path=x"])[:2] == ["evalset=own", "data=own"]
+    assert own_groups(["--cfg", "job", "evalset.path=x", "-m"])[2:] == [
+        "evalset=own",
+        "data=own",
+        "evalset.path=x",
+        "-m",
+    ]
     assert own_groups(["seed=1"]) == ["seed=1"]
 
 
