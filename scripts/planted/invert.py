@@ -83,7 +83,7 @@ def checked(base: Path, folder: Path, world: World, rows: list[dict[str, Any]]) 
 
     spec = BASES["a"]
     model, tokenizer = loaded("a", base / "model")
-    model = PeftModel.from_pretrained(model, folder / "dpo" / "adapter").merge_and_unload().eval()
+    model = PeftModel.from_pretrained(model, folder / "dpo" / "adapter").merge_and_unload().eval().requires_grad_(True)
     turned = [(spec.head(f.asks()), plain(f.relation, f.value) + spec.end()) for f in world.groups["none_tone"]]
     found: dict[str, Any] = abilities(model, tokenizer, spec, world, rows)
     found |= manipulation(model, tokenizer, spec, rows)
