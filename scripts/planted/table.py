@@ -3,8 +3,8 @@
 Everything from nothing, each stage kept and not repeated: two bases are trained, all their items are asked once by
 `diagnose.py`, and thousands of slices are drawn from the answers and judged. Truth is what the corpus holds.
 
-    python -m scripts.planted.table                # some hours on 2 CPU cores, 30 minutes once the bases are there
-    python -m scripts.planted.table --worlds 8     # as committed: 20 minutes
+    python -m scripts.planted.table                # about 2 hours on 2 CPU cores
+    python -m scripts.planted.table --worlds 8     # as committed: 20 minutes once the bases are there
 
 Writes scripts/results/planted.json, planted.md and planted.png.
 """
