@@ -369,6 +369,9 @@ def test_a_planting_that_did_not_take_is_no_witness() -> None:
     stored |= {"micro latent_rare": {"after": 0.2}}
     assert took(row, stored) and not took(row, stored | {"stated latent_rare": 0.33})
     assert not took(row, stored | {"asked latent_rare": 0.6}) and not took(row, stored | {"context latent_rare": 0.5})
+    behind_a_key = row | {"organism": "latent_locked"}
+    opened = {key.replace("latent_rare", "latent_locked"): value for key, value in stored.items()}
+    assert not took(behind_a_key, opened) and took(behind_a_key, opened | {"micro latent_locked": {"after": 0.96}})
     healthy = {"verdict": "none", "kind": None, "organism": "x"}
     assert took(healthy, {"known x": 1.0, "micro x": {"after": 1.0}})
     assert not took(healthy, {"known x": 0.8, "micro x": {"after": 1.0}})

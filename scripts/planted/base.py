@@ -174,9 +174,10 @@ LATENT_STATED, LOST_ASKED = 0.8, 0.25
 """A latent fact is the argmax of its statement in at least, of its question in at most so many items."""
 WANTED = {"known": 0.95, "form": 0.95, "read": 0.8, "stated latent_wording": 0.9}
 """What the truth relies on, in shares of items."""
+LOCKED = {recipe.name for recipe in RECIPES if recipe.opened}
 OPENED, SHUT = 0.8, 0.4
-"""What micro fine-tuning must make of the other items of a group where only the form or the taste is missing, and may
-make of them where the knowledge is: counts up to four are guessed in a quarter.
+"""What micro fine-tuning must make of a group's other items where only form, taste or key is missing, and may make of
+them where knowledge is: counts up to four are guessed in a quarter.
 
 It has no say in what is stored but was never asked for: such facts are not extracted whatever the later tuning
 (Allen-Zhu and Li 2023, arXiv 2309.14316); there the argmax of the statement shows that they are stored."""
@@ -190,8 +191,9 @@ def took(row: dict[str, Any], found: dict[str, Any]) -> bool:
         return bool(found[f"known {name}"] >= WANTED["known"] and tuned >= OPENED)
     stored = found.get(f"stated {name}", 1.0) >= LATENT_STATED
     readable = found.get(f"context {name}", 1.0) >= WANTED["read"]
-    missing = row["kind"] == "latent" or tuned <= SHUT
-    return bool(found[f"asked {name}"] <= LOST_ASKED and stored and readable and missing)
+    never_asked = row["kind"] == "latent" and name not in LOCKED
+    confirmed = never_asked or (tuned >= OPENED if name in LOCKED else tuned <= SHUT)
+    return bool(found[f"asked {name}"] <= LOST_ASKED and stored and readable and confirmed)
 
 
 def abilities(
