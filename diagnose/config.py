@@ -164,11 +164,13 @@ class RuleConfig:
 
 @dataclass
 class DataConfig:
-    """Training rows by kind; columns as in EvalSetConfig."""
+    """Training rows by kind; where they come from, split, subset and columns as in EvalSetConfig."""
 
     sft: str | None = None
     preferences: str | None = None
     prompts: str | None = None
+    split: str | None = None
+    subset: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     slices: list[str] | None = None
     """Train on the rows of these slices only; null: those the diagnosis recommends the method for."""

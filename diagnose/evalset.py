@@ -13,7 +13,7 @@ from typing import Any
 from diagnose.config import EvalSetConfig, printable
 from diagnose.errors import BadInput
 from diagnose.grade import NEEDS_NO_GOLD, check_grader, grade, prefers
-from diagnose.provenance import file_sha
+from diagnose.provenance import source_sha
 from diagnose.records import EvalItem
 from diagnose.rows import read_rows
 
@@ -290,7 +290,5 @@ def _source(item: EvalItem) -> str:
 
 def _identity(config: EvalSetConfig, items: list[EvalItem]) -> str:
     """Changes when the rows, their mapping or the default grader change."""
-    path = Path(str(config.path))
-    rows = file_sha(path) if path.is_file() else hashlib.sha256(repr(items).encode()).hexdigest()
-    parts = [rows, config.columns, config.grader, config.limit]
+    parts = [source_sha(Path(str(config.path)), items), config.columns, config.grader, config.limit]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -56,6 +56,11 @@ def file_sha(path: Path) -> str:
     """sha256 of a file's bytes, in hex."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def source_sha(path: Path, rows: Sequence[object]) -> str:
+    """Of a file's bytes; of what was read from anything else, such as a name on the hub."""
+    return file_sha(path) if path.is_file() else hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 @contextmanager

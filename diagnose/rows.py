@@ -22,7 +22,11 @@ FORMATS = ".jsonl, .json, .csv, .tsv, .parquet, a directory of `datasets`, or th
 
 
 def read_rows(
-    path: str | Path, columns: dict[str, str], split: str | None = None, subset: str | None = None
+    path: str | Path,
+    columns: dict[str, str],
+    split: str | None = None,
+    subset: str | None = None,
+    group: str = "evalset",
 ) -> Iterator[tuple[Row, str]]:
     """Rows with file:line.
 
@@ -30,13 +34,14 @@ def read_rows(
         columns: our field → a column name, or a Jinja template over the row's columns (all of them together are `row`).
         split: of a dataset that has several.
         subset: the configuration of a dataset on the hub.
+        group: of our configuration, which messages name.
 
     Raises:
         BadInput: naming the place, what was found and what is allowed.
     """
     rename = {ours: _column(ours, source) for ours, source in columns.items()}
     try:
-        for row, where in _open(Path(path), split, subset):
+        for row, where in _open(Path(path), split, subset, group):
             if any(isinstance(value, str) and len(value) > MAX_ROW_BYTES for value in row.values()):
                 raise BadInput(f"{where}: {_too_large()}")
             yield row | {ours: source(row, where) for ours, source in rename.items()}, where
@@ -44,14 +49,14 @@ def read_rows(
         raise BadInput(f"{path}: cannot be read: {error.strerror or _first(error)}") from None
 
 
-def _open(path: Path, split: str | None, subset: str | None) -> Iterator[tuple[Row, str]]:
+def _open(path: Path, split: str | None, subset: str | None, group: str) -> Iterator[tuple[Row, str]]:
     if path.is_dir():
-        return _dataset(path, split, subset)
+        return _dataset(path, split, subset, group)
     if not path.is_file():
         looks_local = path.suffix or str(path).startswith(("/", ".", "~")) or len(path.parts) != 2
         if looks_local:
             raise BadInput(f"{path}: does not exist; expected {FORMATS}")
-        return _dataset(path, split, subset)
+        return _dataset(path, split, subset, group)
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: is empty; expected one row a line")
     match path.suffix.lower():
@@ -136,7 +141,7 @@ def _parquet(path: Path) -> Iterator[tuple[Row, str]]:
         raise BadInput(f"{path}: not Parquet: {_first(error)}") from None
 
 
-def _dataset(path: Path, split: str | None, subset: str | None) -> Iterator[tuple[Row, str]]:
+def _dataset(path: Path, split: str | None, subset: str | None, group: str) -> Iterator[tuple[Row, str]]:
     """A saved dataset, a folder of data files, or a name on the hub; streamed, so that nothing is cached on the way."""
     import datasets
 
@@ -147,23 +152,31 @@ def _dataset(path: Path, split: str | None, subset: str | None) -> Iterator[tupl
             datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(path), subset, streaming=True)
         )
         if isinstance(found, dict):
-            found = found[_split(list(found), split, path)]
+            found = found[_split(list(found), split, path, group)]
         for number, row in enumerate(found, 1):
             yield dict(row), f"{path}: row {number}"
     except BadInput:
         raise
     except Exception as error:  # `datasets` raises types of its own, of fsspec and of the hub; each is about this path
+        if "Config name is missing" in str(error) or f"BuilderConfig {subset!r} not found" in str(error):
+            raise BadInput(_no_subset(path, subset, group, datasets.get_dataset_config_names(str(path)))) from None
         raise BadInput(f"{path}: {_first(error) or type(error).__name__}; expected {FORMATS}") from None
 
 
-def _split(names: list[str], split: str | None, path: Path) -> str:
+def _split(names: list[str], split: str | None, path: Path, group: str) -> str:
     if split is None and len(names) > 1:
         raise BadInput(
-            f"{path}: has the splits {', '.join(names)}; choose one: evalset.split=NAME, or the path of its files"
+            f"{path}: has the splits {', '.join(names)}; choose one: {group}.split=NAME, or the path of its files"
         )
     if split is not None and split not in names:
-        raise BadInput(f"evalset.split={split}: not in {path}; allowed: {', '.join(names)}")
+        raise BadInput(f"{group}.split={split}: not in {path}; allowed: {', '.join(names)}")
     return split or names[0]
+
+
+def _no_subset(path: Path, subset: str | None, group: str, names: list[str]) -> str:
+    if subset is None:
+        return f"{path}: has the subsets {', '.join(names)}; choose one: {group}.subset=NAME"
+    return f"{group}.subset={subset}: not in {path}; allowed: {', '.join(names)}"
 
 
 def _decoded(raw: bytes, where: str, number: int) -> str:

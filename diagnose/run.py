@@ -86,10 +86,8 @@ def _asked(evalset: EvalSet, config: DiagnoseConfig, before: int) -> str:
     limit = f" (evalset.limit={config.evalset.limit} of every slice)" if config.evalset.limit else ""
     going_on = f"; going on: {before} answers are there already" if before else ""
     most = "up to " if config.probes.budget == "adaptive" else ""
-    return (
-        f"to ask: {most}{len(evalset.items)} items in {len(evalset.slices)} slices{limit}, {kept_back} more kept back "
-        f"as exemplars{going_on}"
-    )
+    slices = f"{len(evalset.slices)} slice{'s' * (len(evalset.slices) > 1)}{limit}"
+    return f"to ask: {most}{len(evalset.items)} items in {slices}, {kept_back} more kept back as exemplars{going_on}"
 
 
 def conclude(
@@ -169,10 +167,11 @@ def launch(diagnosis: Diagnosis, config: DiagnoseConfig) -> None:
 
 def rows_at_hand(data: DataConfig) -> dict[str, dict[str, int]]:
     """method → slice → training rows; rows without a slice count for every slice under the name ''."""
-    counts = {}
+    counts: dict[str, Counter[str]] = {}
     for kind in ("sft", "preferences", "prompts"):
         path = getattr(data, kind)
-        counts[kind] = Counter(slice_name(row) for row, _ in read_rows(Path(path), data.columns)) if path else Counter()
+        rows = read_rows(path, data.columns, data.split, data.subset, "data") if path else ()
+        counts[kind] = Counter(slice_name(row) for row, _ in rows)
     return {method: dict(counts[SOURCE[method]]) for method in TRAINING}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -201,6 +203,31 @@ def test_a_batch_that_does_not_fit_is_halved_and_says_the_same(
         assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
     assert max(sizes) > 4
     assert capsys.readouterr().err.count("does not fit") == 1
+
+
+TIGHT = """
+import resource
+from pathlib import Path
+from diagnose.config import ModelConfig
+from diagnose.hf import HFModel
+from diagnose.records import Prompt
+
+model = HFModel(ModelConfig(path="tests/data/demo/model", dtype="float32", device="cpu", max_new_tokens=16))
+prompts = [Prompt((("user", f"What is the home of {a}{b}?"),)) for a in ("Bu", "No", "Ra") for b in range(32)]
+keys = [str(k) for k in range(len(prompts))]
+whole = model.generate(prompts, keys, n=16, temperature=1.0)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), -1))
+print(model.generate(prompts, keys, n=16, temperature=1.0) == whole)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of the address space is Linux's")
+def test_a_batch_that_really_does_not_fit_is_halved_and_says_the_same() -> None:
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", TIGHT], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert done.stderr.count("does not fit the memory of cpu: halved") == 1
 
 
 def test_what_fits_in_no_batch_is_said(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:

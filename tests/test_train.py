@@ -236,6 +236,24 @@ def test_gold_reads_what_the_row_and_the_rule_can_tell() -> None:
     assert _item({"slice": "t", "prompt": [("user", "q")], "chosen": "free form"}, rule) is None
 
 
+def test_rows_of_a_folder_with_splits_are_those_of_the_split(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text(json.dumps({"prompt": "p", "completion": split}) + "\n")
+    with pytest.raises(BadInput, match="has the splits train, test; choose one: data.split=NAME"):
+        read_training(DataConfig(sft=str(folder)), "sft", None, set())
+    by_split = {
+        split: read_training(DataConfig(sft=str(folder), split=split), "sft", None, set())["sft"]
+        for split in ("train", "test")
+    }
+    assert {split: [row["completion"] for row in found.rows] for split, found in by_split.items()} == {
+        "train": ["train"],
+        "test": ["test"],
+    }
+    assert by_split["train"].sha256 != by_split["test"].sha256
+
+
 def test_no_rows_left_is_bad_input(tmp_path: Path) -> None:
     path = rows_file(tmp_path, [{"prompt": "p", "completion": "c", "slice": "other"}])
     with pytest.raises(BadInput, match="no training rows left for slices mine"):

@@ -11,7 +11,7 @@ from diagnose.config import DataConfig
 from diagnose.errors import BadInput
 from diagnose.evalset import slice_name
 from diagnose.model import lay_out, with_system
-from diagnose.provenance import file_sha
+from diagnose.provenance import source_sha
 from diagnose.rows import read_rows
 
 COLUMNS = {"sft": ("prompt", "completion"), "preferences": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
@@ -57,7 +57,7 @@ def read_training(data: DataConfig, method: str, slices: list[str] | None, measu
         if not path and kind == "sft" and data.preferences:
             kind, path = "preferences", data.preferences
         if not path:
-            raise BadInput(f"data.{kind}: missing; {method} needs a JSONL file with {', '.join(COLUMNS[kind])}")
+            raise BadInput(f"data.{kind}: missing; {method} needs rows with {', '.join(COLUMNS[kind])}")
         found[kind] = _read(Path(path), kind, data, slices, measured)
     if "preferences" in found and method in ("sft", "sft_dpo"):
         # Every arm gets the same rows: where there are only pairs, SFT learns the chosen side.
@@ -76,7 +76,7 @@ def _chosen_side(pairs: Rows) -> Rows:
 
 def _read(path: Path, kind: str, data: DataConfig, slices: list[str] | None, measured: set[str]) -> Rows:
     out = Rows(kind, str(path), "")
-    for row, where in read_rows(path, data.columns):
+    for row, where in read_rows(path, data.columns, data.split, data.subset, "data"):
         read = _row(row, kind, where)
         if slices and read["slice"] and read["slice"] not in slices:
             out.dropped["other slice"] += 1
@@ -86,7 +86,7 @@ def _read(path: Path, kind: str, data: DataConfig, slices: list[str] | None, mea
             out.dropped["chosen equals rejected"] += 1
         else:
             out.rows.append(read)
-    out.sha256 = file_sha(path)
+    out.sha256 = source_sha(path, out.rows)
     if not out.rows:
         why = ", ".join(f"{n} {reason}" for reason, n in out.dropped.items()) or "the file is empty"
         wanted = f" for slices {', '.join(slices)}" if slices else ""
