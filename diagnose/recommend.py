@@ -4,7 +4,8 @@ that do not (DESIGN §7). Training must beat the best arm that needs none."""
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +24,29 @@ RIVAL = 0.2
 Array = np.ndarray
 
 
+@dataclass(frozen=True)
+class _Case:
+    """One slice: what is best for it, and what speaks for that."""
+
+    verdict: SliceVerdict
+    items: list[EvalItem]
+    seen: Measured
+    gates: dict[str, str]
+    lifts: dict[str, dict[str, float]]
+    """method → predicted lift: mean, low and high of 90 %."""
+    p_best: dict[str, float]
+    """method → probability that it is the best one; collect_data: that none is worth its cost."""
+    method: str
+    train_method: str | None
+    rows: int
+    """Rows that are needed; `items` more of the eval set are `verdict.needs_items`."""
+
+    @property
+    def expected(self) -> dict[str, float]:
+        """The lift of training, else of the method that is advised."""
+        return self.lifts.get(self.train_method or self.method, self.lifts["none"])
+
+
 def recommend(
     evalset: EvalSet,
     verdicts: list[SliceVerdict],
@@ -33,20 +57,21 @@ def recommend(
     rng: np.random.Generator,
     command: str,
 ) -> list[Recommendation]:
-    """One recommendation per group of slices with the same verdict, kind and best methods; largest lift first.
+    """One recommendation per group of slices with the same verdict, methods and next evidence; largest lift first.
 
     Args:
         rows: method → slice → training rows at hand.
         command: how train is started for this diagnosis, up to the method.
     """
     healthy = [v.slice for v in verdicts if v.verdict == "none" or _seems_right(v, rule)]
-    out: dict[tuple[str, str | None, str, str | None], Recommendation] = {}
-    for verdict in verdicts:
-        items = [i for i in evalset.items if verdict.slice in i.slices]
-        one = _for_slice(verdict, items, found, log, rule, rows, rng)
-        key = (verdict.verdict, verdict.kind, one.method, one.train_method)
-        out[key] = _merge(out[key], one) if key in out else one
-    advice = [_with_command(r, command, healthy, rows) for r in out.values()]
+    groups: dict[tuple[str | None, ...], list[_Case]] = defaultdict(list)
+    for v in verdicts:
+        items = [i for i in evalset.items if v.slice in i.slices]
+        case = _for_slice(v, items, found, log, rule, rows.get("sft", {}), rng)
+        groups[v.verdict, v.kind, case.method, case.train_method, would_flip(v, case.seen)].append(case)
+    advice = [
+        _with_command(_advice(cases, found, log, rule, rows), command, healthy, rows) for cases in groups.values()
+    ]
     return sorted(advice, key=lambda r: -r.predicted_lift["mean"])
 
 
@@ -56,16 +81,16 @@ def _for_slice(
     found: Attribution,
     log: AnswerLog,
     rule: RuleConfig,
-    rows: dict[str, dict[str, int]],
+    at_hand: dict[str, int],
     rng: np.random.Generator,
-) -> Recommendation:
-    at_hand = rows.get("sft", {})
-    seen = measure(items, found, log, at_hand.get(verdict.slice, 0) + at_hand.get("", 0))
+) -> _Case:
+    """`at_hand`: slice → SFT rows."""
+    seen = measure(items, found, log, _of_slices([verdict.slice], at_hand))
     gates = _gates(seen)
     lift = {m: predicted(m, found.draws[verdict.slice], seen, rule, rng) for m in METHODS}
     worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) != "veto"}
-    wins = np.array(list(worth.values())).argmax(0)
-    p_best = {m: float((wins == k).mean()) for k, m in enumerate(worth)}
+    every = np.array(list(worth.values()))
+    p_best = {m: float((every.argmax(0) == k).mean()) for k, m in enumerate(worth)}
     best = max(worth, key=lambda m: float(worth[m].mean()))
     trained = [m for m in TRAINING if m in worth and lift[m].mean() >= rule.min_lift]
     train_method = max(trained, key=lambda m: float(worth[m].mean()), default=None)
@@ -73,32 +98,70 @@ def _for_slice(
         best, train_method = ("none", None) if verdict.verdict == "none" else ("collect_data", None)
     elif best == "none" or (best in TRAINING and lift[best].mean() < rule.min_lift):
         best = "collect_data"
-    at_method = rows.get(train_method or "sft", {})
-    have = at_method.get(verdict.slice, 0) + at_method.get("", 0)
-    needed = _data_needed(verdict, best, train_method, have, len(items), rule)
-    shown = {m: _summary(lift[m]) for m in METHODS}
-    return Recommendation(
+    return _Case(
+        verdict=verdict,
+        items=items,
+        seen=seen,
+        gates=gates,
+        lifts={m: _summary(lift[m]) for m in METHODS},
+        p_best=p_best | {"collect_data": float((every.max(0) < rule.min_lift).mean())},
         method=best,
         train_method=train_method,
-        slices=[verdict.slice],
-        p_verdict=verdict.p_verdict,
-        p_best=p_best[best]
-        if best in p_best
-        else float((np.array(list(worth.values())).max(0) < rule.min_lift).mean()),
-        predicted_lift=shown.get(train_method or best, shown["none"]),
-        lifts={verdict.slice: shown},
-        why=why(verdict, best, train_method, seen, shown, needed, _rivals(p_best, (best, train_method))),
-        why_not=why_not(best, train_method, gates, shown, rule),
+        rows=_rows_needed(verdict, best, train_method, len(items), rule),
+    )
+
+
+def _advice(
+    cases: list[_Case], found: Attribution, log: AnswerLog, rule: RuleConfig, rows: dict[str, dict[str, int]]
+) -> Recommendation:
+    """What the slices of a group share. Counts are of all of them; lifts and certainty of the one that has least."""
+    least = min(cases, key=lambda c: c.expected["mean"])
+    method, train_method, slices = least.method, least.train_method, [c.verdict.slice for c in cases]
+    items = {i.id: i for c in cases for i in c.items}
+    seen = least.seen if len(cases) == 1 else measure(list(items.values()), found, log, least.seen.rows)
+    have = _of_slices(slices, rows.get(train_method or "sft", {}))
+    needed = {"rows": sum(c.rows for c in cases), "have": have}
+    if least.verdict.verdict == "insufficient":
+        needed["items"] = sum(c.verdict.needs_items for c in cases)
+    states = {m: {c.gates.get(m) for c in cases} for m in (*ARMS, *TRAINING)}
+    gates = {m: "veto" if "veto" in s else "pending" for m, s in states.items() if s != {None}}
+    p_best = {m: max(c.p_best.get(m, 0.0) for c in cases) for m in METHODS}
+    verdict = _together([c.verdict for c in cases])
+    return Recommendation(
+        method=method,
+        train_method=train_method,
+        slices=slices,
+        p_verdict=min(c.verdict.p_verdict for c in cases),
+        p_best=min(c.p_best[method] for c in cases),
+        predicted_lift=least.expected,
+        lifts={c.verdict.slice: c.lifts for c in cases},
+        why=why(verdict, method, train_method, seen, least.lifts, needed, _rivals(p_best, (method, train_method))),
+        why_not=why_not(method, train_method, gates, least.lifts, rule),
         gates={"reward_model" if m == "rlhf" else m: state for m, state in gates.items()},
-        would_flip=would_flip(verdict, seen),
+        would_flip=would_flip(least.verdict, least.seen),
         data_needed=needed,
         cost={
-            "relative": rule.cost.get(train_method or best, 0.0),
+            "relative": rule.cost.get(train_method or method, 0.0),
             "training_runs": 2 if train_method == "rlhf" else int(bool(train_method)),
         },
         train_slices=[],
         command="",
     )
+
+
+def _together(verdicts: list[SliceVerdict]) -> SliceVerdict:
+    """The verdict that several slices share, with what is missing or cannot be read in any of them."""
+    return replace(
+        verdicts[0],
+        missing=tuple(sorted({name for v in verdicts for name in v.missing})),
+        doubted=tuple(dict.fromkeys(name for v in verdicts for name in v.doubted)),
+        unscored=dict(sum((Counter(v.unscored) for v in verdicts), Counter())),
+    )
+
+
+def _of_slices(slices: list[str], rows: dict[str, int]) -> int:
+    """Rows for these slices; those without a slice are for every one."""
+    return sum(rows.get(name, 0) for name in (*slices, ""))
 
 
 def _seems_right(v: SliceVerdict, rule: RuleConfig) -> bool:
@@ -113,19 +176,15 @@ def _seems_right(v: SliceVerdict, rule: RuleConfig) -> bool:
     )
 
 
-def _data_needed(
-    v: SliceVerdict, best: str, train: str | None, have: int, items: int, rule: RuleConfig
-) -> dict[str, int]:
+def _rows_needed(v: SliceVerdict, best: str, train: str | None, items: int, rule: RuleConfig) -> int:
     """Training rows of the method that is advised; where data is the advice, what would make another one possible."""
     if train:
-        return {"rows": rule.rows[train], "have": have}
-    if best != "collect_data":
-        return {"rows": 0, "have": have}
-    if v.verdict == "insufficient":
-        return {"rows": 0, "have": have, "items": v.needs_items}
+        return rule.rows[train]
+    if best != "collect_data" or v.verdict == "insufficient":
+        return 0
     if v.verdict == "knowledge" and v.kind != "skill":
-        return {"rows": items * rule.views_per_fact, "have": have}
-    return {"rows": rule.taught_rows, "have": have}
+        return items * rule.views_per_fact
+    return rule.taught_rows
 
 
 def predicted(method: str, draws: Array, seen: Measured, rule: RuleConfig, rng: np.random.Generator) -> Array:
@@ -215,18 +274,3 @@ def _no_training(best: str) -> str:
 def _summary(draws: Array) -> dict[str, float]:
     low, high = np.quantile(draws, [0.05, 0.95])
     return {"mean": float(draws.mean()), "low": float(low), "high": float(high)}
-
-
-def _merge(a: Recommendation, b: Recommendation) -> Recommendation:
-    """Two slices with the same advice stand in one recommendation; its certainty is that of the less certain one."""
-    slices, lifts = [*a.slices, *b.slices], a.lifts | b.lifts
-    needed = {key: a.data_needed.get(key, 0) + b.data_needed.get(key, 0) for key in a.data_needed | b.data_needed}
-    return replace(
-        a,
-        slices=slices,
-        lifts=lifts,
-        p_verdict=min(a.p_verdict, b.p_verdict),
-        p_best=min(a.p_best, b.p_best),
-        predicted_lift=min((a.predicted_lift, b.predicted_lift), key=lambda x: x["mean"]),
-        data_needed=needed,
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,17 @@ def test_advice_for_several_slices_counts_all_of_their_items(diagnose_scripted: 
     (merged,) = diagnose_scripted(planted_rows({"a": ["none"] * 8, "b": ["none"] * 10})).recommendations
     assert merged.slices == ["a", "b"] and merged.data_needed["items"] == 8 + 6
     assert "8" not in merged.why + merged.would_flip, "what one slice needs is not what the other needs"
+
+
+def test_advice_for_several_slices_speaks_of_the_tries_of_all_of_them(diagnose_scripted: Any) -> None:
+    rows = planted_rows({"a": ["format"] * 40, "b": ["format"] * 60})
+    alone = [
+        diagnose_scripted([row for row in rows if row["slice"] == name]).recommendations[0].why for name in ("a", "b")
+    ]
+    tries = [int(re.search(r"of (\d+) tries", text)[1]) for text in alone]  # type: ignore[index]
+    (merged,) = diagnose_scripted(rows).recommendations
+    assert merged.slices == ["a", "b"]
+    assert f"of {sum(tries)} tries" in merged.why
 
 
 def renamed(value: Any, truth: str) -> Any:
