@@ -95,7 +95,7 @@ def _pick(logits: torch.Tensor, temperature: float, u: np.ndarray | None) -> tor
     if temperature == 0.0 or u is None:
         return logits.argmax(-1)
     total = (logits.float() / temperature).softmax(-1).cumsum(-1)
-    level = torch.as_tensor(u, dtype=total.dtype, device=total.device)[:, None] * total[:, -1:]
+    level = torch.as_tensor(u.astype(np.float32), device=total.device)[:, None] * total[:, -1:]
     return torch.searchsorted(total, level, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
 
 
@@ -106,15 +106,15 @@ def score(reader: Reader, prompts: list[list[int]], tails: list[list[int]]) -> l
     start = reader.prefill([list(h) for h in heads])
     place = {head: k for k, head in enumerate(heads)}
     owner = [place[tuple(p)] for p in prompts]
-    first = start.logits.float().log_softmax(-1).double()
-    sums = first[owner, [tail[0] for tail in tails]]
+    first = start.logits.float().log_softmax(-1)
+    sums = _doubles(first[owner, [tail[0] for tail in tails]])
     longer = [row for row, tail in enumerate(tails) if len(tail) > 1]
     if longer:
         sums[longer] += _score_rest(reader, start.rows([owner[row] for row in longer]), [tails[row] for row in longer])
     return sums.tolist()
 
 
-def _score_rest(reader: Reader, start: Prefill, tails: list[list[int]]) -> torch.Tensor:
+def _score_rest(reader: Reader, start: Prefill, tails: list[list[int]]) -> np.ndarray:
     """Everything behind the first token of each tail; padded on the right."""
     width = max(map(len, tails)) - 1
     ids = reader.tensor([t[:-1] + [reader.pad] * (width + 1 - len(t)) for t in tails])
@@ -124,6 +124,11 @@ def _score_rest(reader: Reader, start: Prefill, tails: list[list[int]]) -> torch
     said = reader.tensor([t[1:] + [reader.pad] * (width + 1 - len(t)) for t in tails])
     sums = []
     for at in torch.arange(len(tails)).split(max(1, AT_ONCE // logits[0].numel())):
-        logp = logits[at].float().log_softmax(-1).gather(2, said[at, :, None]).squeeze(2).double()
-        sums.append(logp.masked_fill(real[at] == 0, 0.0).sum(1))
-    return torch.cat(sums)
+        logp = logits[at].float().log_softmax(-1).gather(2, said[at, :, None]).squeeze(2)
+        sums.append(_doubles(logp.masked_fill(real[at] == 0, 0.0)).sum(1))
+    return np.concatenate(sums)
+
+
+def _doubles(values: torch.Tensor) -> np.ndarray:
+    """64-bit floats, in numpy: Apple's GPU has none."""
+    return values.cpu().numpy().astype(np.float64)

@@ -165,13 +165,9 @@ class HFModel:
 
     def _halve(self, size: int) -> int:
         """Free what the failed batch left; say it once."""
-        import gc
+        from accelerate.utils.memory import clear_device_cache
 
-        import torch
-
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        clear_device_cache(garbage_collection=True)
         if not self._told:
             self._told = True
             print(f"a batch of {size} does not fit the memory of {self.device}: halved", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import glob
 import json
 from collections import defaultdict
@@ -110,10 +109,9 @@ def ask(
         log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read)
         found = measure(model, evalset, probes, config.arms, log, judges)
     del model
-    gc.collect()
-    import torch
+    from accelerate.utils.memory import clear_device_cache
 
-    torch.cuda.empty_cache()
+    clear_device_cache(garbage_collection=True)
     return found
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from diagnose.config import ModelConfig
 from diagnose.decode import uniforms
@@ -164,6 +167,24 @@ def test_options_of_one_prompt_are_scored_as_if_alone(model: HFModel) -> None:
     alone = [model.logprob([p], [o])[0] for p in PROMPTS[:3] for o in options]
     for a, b in zip(together, alone, strict=True):
         assert (a.tokens, a.logprob) == (b.tokens, pytest.approx(b.logprob, abs=1e-4))
+
+
+class NoDoubles(TorchDispatchMode):
+    """Refuses what Apple's GPU refuses: 64-bit floats."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(isinstance(t, torch.Tensor) and t.dtype == torch.float64 for t in tree_leaves(out)):
+            raise TypeError(f"{func} makes 64-bit floats")
+        return out
+
+
+def test_nothing_needs_what_apple_s_gpu_lacks(model: HFModel) -> None:
+    with NoDoubles():
+        with pytest.raises(TypeError, match="64-bit"):
+            torch.ones(1).double()
+        model.generate(PROMPTS, KEYS, n=2, temperature=1.0)
+        model.logprob(PROMPTS, ["With pleasure: weaver"] * len(PROMPTS))
 
 
 def test_scores_do_not_depend_on_how_many_are_held_at_once(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
