@@ -265,7 +265,7 @@ def _with_command(r: Recommendation, start: str, healthy: list[str], rows: dict[
 def _no_training(best: str) -> str:
     return {
         "prompt": "# put the reserved exemplars into the production prompt",
-        "constrained": "# decode under the slice's schema",
+        "constrained": "# decode under the slice's schema or choices",
         "retrieval": "# put the fact into the prompt",
         "collect_data": "# add items or training rows, then run diagnose.py again",
     }.get(best, "# nothing to do")
