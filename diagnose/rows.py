@@ -57,6 +57,7 @@ def _open(path: Path, split: str | None, subset: str | None, group: str) -> Iter
         if looks_local:
             raise BadInput(f"{path}: does not exist; expected {FORMATS}")
         return _dataset(path, split, subset, group)
+    _whole(path, split, subset, group)
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: is empty; expected one row a line")
     match path.suffix.lower():
@@ -153,6 +154,8 @@ def _dataset(path: Path, split: str | None, subset: str | None, group: str) -> I
         )
         if isinstance(found, dict):
             found = found[_split(list(found), split, path, group)]
+        else:
+            _whole(path, split, subset, group)
         for number, row in enumerate(found, 1):
             yield dict(row), f"{path}: row {number}"
     except BadInput:
@@ -171,6 +174,13 @@ def _split(names: list[str], split: str | None, path: Path, group: str) -> str:
     if split is not None and split not in names:
         raise BadInput(f"{group}.split={split}: not in {path}; allowed: {', '.join(names)}")
     return split or names[0]
+
+
+def _whole(path: Path, split: str | None, subset: str | None, group: str) -> None:
+    """Refuse to choose where there is nothing to choose from."""
+    for key, value in (("split", split), ("subset", subset)):
+        if value is not None:
+            raise BadInput(f"{group}.{key}={value}: {path} has no {key}s; leave it out")
 
 
 def _no_subset(path: Path, subset: str | None, group: str, names: list[str]) -> str:

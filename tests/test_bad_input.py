@@ -317,6 +317,12 @@ def dataset_of_two(folder: Path) -> None:
     DatasetDict(train=rows, test=rows).save_to_disk(folder)
 
 
+def dataset_of_one(folder: Path) -> None:
+    from datasets import Dataset
+
+    Dataset.from_list([GOOD]).save_to_disk(folder)
+
+
 def files(**contents: bytes) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         folder.mkdir()
@@ -332,6 +338,8 @@ FOLDERS: list[tuple[str, Callable[[Path], None], str | None, str]] = [
     ("directory with latin-1", files(a__jsonl='{"prompt": "é"}'.encode("latin-1")), None, "utf-8"),
     ("several splits", dataset_of_two, None, "has the splits train, test; choose one: evalset.split=NAME, or"),
     ("unknown split", dataset_of_two, "dev", "evalset.split=dev: not in"),
+    ("a split of a saved split", dataset_of_one, "dev", "has no splits; leave it out"),
+    ("a split of a file", lambda path: path.write_bytes(line()), "dev", "has no splits; leave it out"),
 ]
 
 
