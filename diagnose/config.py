@@ -53,6 +53,7 @@ LEAST = {
     "seed": 0,
 }
 POSITIVE = ("model.timeout_seconds", "probes.temperature", "rule.kappa", "rule.strength", "rule.rho_weight")
+TRAINING_FIELDS = ("prompt", "messages", "completion", "chosen", "rejected", "slice", "target")
 SHARES = ("rule.tau", "rule.claim", "rule.stop", "rule.mixed_share", "rule.icc")
 LONGEST = 2000
 """Characters of one line of a message."""
@@ -281,12 +282,24 @@ def _check_known(config: Any, at: str = "") -> None:
             _check_known(getattr(config, name), f"{at}{name}.")
 
 
+def check_data(data: DataConfig) -> None:
+    """Refuse columns that no training row has.
+
+    Raises:
+        BadInput: naming the column and those that there are.
+    """
+    if unknown := sorted(set(data.columns) - set(TRAINING_FIELDS)):
+        allowed = ", ".join(TRAINING_FIELDS)
+        raise BadInput(f"data.columns.{unknown[0]}: no field of a training row; allowed: {allowed}")
+
+
 def check_diagnose(config: DiagnoseConfig) -> None:
     """Refuse what no later step can repair, before anything slow is imported.
 
     Raises:
         BadInput: naming the key, what was found and what is allowed.
     """
+    check_data(config.data)
     c, unknown = config, sorted(set(config.probes.enabled) - set(PROBES))
     complaints = {
         f"probes.enabled: unknown {unknown}; allowed: {', '.join(PROBES)}": unknown,

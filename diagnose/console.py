@@ -364,10 +364,10 @@ def _headline(r: Recommendation) -> str:
 
 
 def expected_lifts(r: Recommendation) -> Iterator[str]:
-    """`.88 [.60, .99] by sft`, of what is advised and of training, in the slice that training lifts least."""
+    """`.88 [.60, .99] by sft`, of what is advised and of training, each in the slice that it lifts least."""
     methods = [m for m in dict.fromkeys((r.method, r.train_method)) if m and m not in ("none", "collect_data")]
     for method in methods:
-        x = min(r.lifts.values(), key=lambda shown: shown[methods[-1]]["mean"])[method]
+        x = r.least_lifts[method]
         yield f"{short(x['mean'])} [{short(x['low'])}, {short(x['high'])}] by {method}"
 
 

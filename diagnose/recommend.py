@@ -14,7 +14,15 @@ from diagnose.config import RuleConfig, hydra_list
 from diagnose.evalset import EvalSet
 from diagnose.observables import Measured, measure
 from diagnose.reasons import ARMS, TRAINING, why, why_not, would_flip
-from diagnose.records import CLASSES, KNOWLEDGE, Attribution, EvalItem, Recommendation, SliceVerdict
+from diagnose.records import (
+    CLASSES,
+    KNOWLEDGE,
+    Attribution,
+    EvalItem,
+    Recommendation,
+    SliceVerdict,
+    least_lifts,
+)
 
 SOURCE = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
 """Which kind of training rows a method needs."""
@@ -41,11 +49,6 @@ class _Case:
     rows: int
     """Rows that are needed; `items` more of the eval set are `verdict.needs_items`."""
 
-    @property
-    def expected(self) -> dict[str, float]:
-        """The lift of training, else of the method that is advised."""
-        return self.lifts.get(self.train_method or self.method, self.lifts["none"])
-
 
 def recommend(
     evalset: EvalSet,
@@ -57,7 +60,7 @@ def recommend(
     rng: np.random.Generator,
     command: str,
 ) -> list[Recommendation]:
-    """One recommendation per group of slices with the same verdict, methods and next evidence; largest lift first.
+    """One recommendation per group of slices of one verdict, methods, vetoes and next evidence; largest lift first.
 
     Args:
         rows: method → slice → training rows at hand.
@@ -68,7 +71,9 @@ def recommend(
     for v in verdicts:
         items = [i for i in evalset.items if v.slice in i.slices]
         case = _for_slice(v, items, found, log, rule, rows.get("sft", {}), rng)
-        groups[v.verdict, v.kind, case.method, case.train_method, would_flip(v, case.seen)].append(case)
+        vetoed = ",".join(m for m, state in case.gates.items() if state == "veto")
+        key = (v.verdict, v.kind, case.method, case.train_method, vetoed, would_flip(v, case.seen))
+        groups[key].append(case)
     advice = [
         _with_command(_advice(cases, found, log, rule, rows), command, healthy, rows) for cases in groups.values()
     ]
@@ -115,16 +120,16 @@ def _advice(
     cases: list[_Case], found: Attribution, log: AnswerLog, rule: RuleConfig, rows: dict[str, dict[str, int]]
 ) -> Recommendation:
     """What the slices of a group share. Counts are of all of them; lifts and certainty of the one that has least."""
-    least = min(cases, key=lambda c: c.expected["mean"])
-    method, train_method, slices = least.method, least.train_method, [c.verdict.slice for c in cases]
+    first, slices = cases[0], [c.verdict.slice for c in cases]
+    method, train_method, gates = first.method, first.train_method, first.gates
     items = {i.id: i for c in cases for i in c.items}
-    seen = least.seen if len(cases) == 1 else measure(list(items.values()), found, log, least.seen.rows)
+    seen = first.seen if len(cases) == 1 else measure(list(items.values()), found, log, first.seen.rows)
+    lifts = {c.verdict.slice: c.lifts for c in cases}
+    least = least_lifts(lifts)
     have = _of_slices(slices, rows.get(train_method or "sft", {}))
     needed = {"rows": sum(c.rows for c in cases), "have": have}
-    if least.verdict.verdict == "insufficient":
+    if first.verdict.verdict == "insufficient":
         needed["items"] = sum(c.verdict.needs_items for c in cases)
-    states = {m: {c.gates.get(m) for c in cases} for m in (*ARMS, *TRAINING)}
-    gates = {m: "veto" if "veto" in s else "pending" for m, s in states.items() if s != {None}}
     p_best = {m: max(c.p_best.get(m, 0.0) for c in cases) for m in METHODS}
     verdict = _together([c.verdict for c in cases])
     return Recommendation(
@@ -133,12 +138,12 @@ def _advice(
         slices=slices,
         p_verdict=min(c.verdict.p_verdict for c in cases),
         p_best=min(c.p_best[method] for c in cases),
-        predicted_lift=least.expected,
-        lifts={c.verdict.slice: c.lifts for c in cases},
-        why=why(verdict, method, train_method, seen, least.lifts, needed, _rivals(p_best, (method, train_method))),
-        why_not=why_not(method, train_method, gates, least.lifts, rule),
+        predicted_lift=least.get(train_method or method, least["none"]),
+        lifts=lifts,
+        why=why(verdict, method, train_method, seen, least, needed, _rivals(p_best, (method, train_method))),
+        why_not=why_not(method, train_method, gates, least, rule),
         gates={"reward_model" if m == "rlhf" else m: state for m, state in gates.items()},
-        would_flip=would_flip(least.verdict, least.seen),
+        would_flip=would_flip(first.verdict, first.seen),
         data_needed=needed,
         cost={
             "relative": rule.cost.get(train_method or method, 0.0),

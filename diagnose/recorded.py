@@ -104,6 +104,9 @@ class RecordedModel:
             )
         if any(len(texts) > 1 for texts in self._by_item.values()):
             self.lacks -= {"sampled"}
+        if {item.judge["kind"] for item in items if item.judge} == {"rule"}:
+            # A rule says of one text alone whether it is liked; a judge's noise shows on samples only.
+            self.lacks -= {"judged"}
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
         """Whatever was answered did fit."""

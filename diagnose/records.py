@@ -167,6 +167,12 @@ class SliceVerdict:
     evidence: list[dict[str, str]]
 
 
+def least_lifts(lifts: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """slice → method → lift: method → its lift in the slice that it lifts least."""
+    methods = next(iter(lifts.values()))
+    return {m: min((of[m] for of in lifts.values()), key=lambda x: x["mean"]) for m in methods}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
     """What to do about the slices that share a gap."""
@@ -188,6 +194,11 @@ class Recommendation:
     train_slices: list[str]
     """Whose rows the command trains on: the slices, and healthy ones that have rows."""
     command: str
+
+    @property
+    def least_lifts(self) -> dict[str, dict[str, float]]:
+        """method → its predicted lift in the slice that it lifts least."""
+        return least_lifts(self.lifts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -315,11 +315,10 @@ def _advice_view(r: Recommendation, v: SliceVerdict) -> dict[str, Any]:
 
 
 def _lifts(r: Recommendation, shown: str) -> list[tuple[str, str, dict[str, float]]]:
-    """(method, role, lift) of every method that is not ruled out, for the slice that it is expected to lift least."""
-    per_slice = [r.lifts[name] for name in r.slices if shown in r.lifts.get(name, {})]
-    if not per_slice:
+    """(method, role, lift) of every method that is not ruled out, each in the slice that it lifts least."""
+    if shown not in r.least_lifts:
         return []
-    lifts = min(per_slice, key=lambda one: one[shown]["mean"])
+    lifts = r.least_lifts
     vetoed = {"rlhf" if m == "reward_model" else m for m, state in r.gates.items() if state == "veto"}
     roles = {r.train_method: "if you train", r.method: "advised"}
     rest = [m for m in lifts if m not in vetoed and m not in roles and m != "none"]

@@ -213,6 +213,27 @@ def test_advice_for_several_slices_speaks_of_the_tries_of_all_of_them(diagnose_s
     assert f"of {sum(tries)} tries" in merged.why
 
 
+def test_lifts_for_several_slices_are_each_method_s_least(diagnose_scripted: Any) -> None:
+    from diagnose.console import expected_lifts
+
+    (merged,) = diagnose_scripted(planted_rows({"a": ["format"] * 40, "b": ["format"] * 60})).recommendations
+    for method, lift in merged.least_lifts.items():
+        assert lift["mean"] == min(of[method]["mean"] for of in merged.lifts.values())
+    assert merged.predicted_lift == merged.least_lifts[merged.train_method]
+    assert f" by {merged.method}" in "".join(expected_lifts(merged))
+
+
+def test_slices_of_which_one_rules_a_method_out_stand_apart(diagnose_scripted: Any) -> None:
+    rows = planted_rows({"a": ["format"] * 40, "b": ["format"] * 40})
+    for row in rows:
+        if row["slice"] == "a":
+            row.pop("context", None)
+        else:
+            row["context"] = "The value is written here."
+    found = diagnose_scripted(rows).recommendations
+    assert {tuple(r.slices): r.gates.get("retrieval") for r in found} == {("a",): "veto", ("b",): None}
+
+
 def renamed(value: Any, truth: str) -> Any:
     """No two slices may share a statement: the scripted model looks facts up by it."""
     return json.loads(json.dumps(value).replace("slice", truth))

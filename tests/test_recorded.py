@@ -273,6 +273,18 @@ def test_plain_rows(diagnose: Any, tmp_path: Path, said: Texts, key: str) -> Non
     check(diagnose(tmp_path / "log.jsonl"), tmp_path, said, 2)
 
 
+def test_a_rule_judges_what_is_recorded(diagnose: Any, tmp_path: Path) -> None:
+    """Nobody needs to be asked whether a text is liked when a rule says so."""
+    rows = planted_rows({"curt": ["none"] * 28, "polite": ["none"] * 28})
+    greeted = {row["id"]: "Gladly: " * (row["slice"] == "polite") + str(row["target"]) for row in rows}
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps({"id": item, "text": text}) + "\n" for item, text in greeted.items()))
+    rule = {"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladly"}}
+    ruled = diagnose(log, [row | {"grader": rule} for row in rows], out="ruled").slices
+    assert {v.slice: v.verdict for v in ruled} == {"curt": "preference", "polite": "none"}
+    assert not any("preference" in v.missing or v.unscored for v in ruled)
+
+
 def test_what_was_not_recorded_is_unscored(tmp_path: Path, rows: Rows, said: Texts) -> None:
     """As a user runs it."""
     lines = [{"id": i, "text": t[0]} for i, t in said.items() if i not in {f"misshaped-{k}" for k in range(14)}]

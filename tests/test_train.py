@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,20 @@ def test_rows_of_a_folder_with_splits_are_those_of_the_split(tmp_path: Path) -> 
         "test": ["test"],
     }
     assert by_split["train"].sha256 != by_split["test"].sha256
+
+
+def test_how_rows_are_read_is_never_ignored(tmp_path: Path) -> None:
+    from diagnose.config import check_data
+    from train.run import merge_data
+
+    then = asdict(DataConfig(sft="then.jsonl"))
+    for key, value in {"split": "train", "subset": "x", "columns": {"prompt": "q"}}.items():
+        with pytest.raises(BadInput, match=rf"data\.{key}: goes with rows named here too"):
+            merge_data(then, DataConfig(**{key: value}))
+        assert getattr(merge_data(then, DataConfig(sft="now.jsonl", **{key: value})), key) == value
+    assert merge_data(then, DataConfig()).sft == "then.jsonl"
+    with pytest.raises(BadInput, match=r"data\.columns\.promt: no field of a training row; allowed: prompt, "):
+        check_data(DataConfig(columns={"promt": "question"}))
 
 
 def test_no_rows_left_is_bad_input(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diagnose.config import DataConfig, ModelConfig, WandbConfig, hydra_list, register
+from diagnose.config import DataConfig, ModelConfig, WandbConfig, check_data, hydra_list, register
 from diagnose.errors import BadInput
 
 METHODS = ("sft", "dpo", "sft_dpo", "rlhf")
@@ -104,6 +104,7 @@ def check_train(config: TrainConfig) -> None:
     Raises:
         BadInput: naming the key, and close fields that exist.
     """
+    check_data(config.data)
     name = config.method.name
     if name not in METHODS:
         raise BadInput(f"method.name={name}: allowed: {', '.join(METHODS)}")

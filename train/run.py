@@ -88,9 +88,15 @@ def merge_model(measured: dict[str, Any], given: ModelConfig) -> ModelConfig:
 
 
 def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
-    """The rows given now, or those that the diagnosis was given; never a mixture of both."""
+    """The rows given now, or those that the diagnosis was given; never a mixture of both.
+
+    Raises:
+        BadInput: how rows are read is given, but no rows.
+    """
     if given.sft or given.preferences or given.prompts:
         return given
+    if alone := next((key for key in ("split", "subset", "columns") if getattr(given, key)), None):
+        raise BadInput(f"data.{alone}: goes with rows named here too: data.sft=F, data.preferences=F or data.prompts=F")
     return replace(DataConfig(**diagnosed), slices=given.slices or diagnosed["slices"])
 
 
