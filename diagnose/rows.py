@@ -163,8 +163,8 @@ def _dataset(path: Path, split: str | None, subset: str | None, group: str) -> I
     except Exception as error:  # `datasets` raises types of its own, of fsspec and of the hub; each is about this path
         if "Config name is missing" in str(error) or f"BuilderConfig {subset!r} not found" in str(error):
             raise BadInput(_no_subset(path, subset, group, datasets.get_dataset_config_names(str(path)))) from None
-        one = "; its files must have the same columns, or name one of them" if path.is_dir() else ""
-        raise BadInput(f"{path}: {_first(error) or type(error).__name__}{one}; expected {FORMATS}") from None
+        uneven = "; a directory's files must have the same columns: or name one of them" if path.is_dir() else ""
+        raise BadInput(f"{path}: {_first(error) or type(error).__name__}; expected {FORMATS}{uneven}") from None
 
 
 def _split(names: list[str], split: str | None, path: Path, group: str) -> str:
