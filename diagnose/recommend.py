@@ -47,7 +47,7 @@ class _Case:
     method: str
     train_method: str | None
     rows: int
-    """Rows that are needed; `items` more of the eval set are `verdict.needs_items`."""
+    """Training rows that are needed."""
 
 
 def recommend(
@@ -119,7 +119,7 @@ def _for_slice(
 def _advice(
     cases: list[_Case], found: Attribution, log: AnswerLog, rule: RuleConfig, rows: dict[str, dict[str, int]]
 ) -> Recommendation:
-    """What the slices of a group share. Counts are of all of them; lifts and certainty of the one that has least."""
+    """What the slices of a group share: counts are of all of them, a lift and a chance of the slice that has least."""
     first, slices = cases[0], [c.verdict.slice for c in cases]
     method, train_method, gates = first.method, first.train_method, first.gates
     items = {i.id: i for c in cases for i in c.items}

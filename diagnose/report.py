@@ -316,9 +316,9 @@ def _advice_view(r: Recommendation, v: SliceVerdict) -> dict[str, Any]:
 
 def _lifts(r: Recommendation, shown: str) -> list[tuple[str, str, dict[str, float]]]:
     """(method, role, lift) of every method that is not ruled out, each in the slice that it lifts least."""
-    if shown not in r.least_lifts:
-        return []
     lifts = r.least_lifts
+    if shown not in lifts:
+        return []
     vetoed = {"rlhf" if m == "reward_model" else m for m, state in r.gates.items() if state == "veto"}
     roles = {r.train_method: "if you train", r.method: "advised"}
     rest = [m for m in lifts if m not in vetoed and m not in roles and m != "none"]
