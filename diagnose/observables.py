@@ -12,6 +12,9 @@ from diagnose.evidence import duel
 from diagnose.grade import prefers
 from diagnose.records import Attribution, EvalItem
 
+SAME = 1e-6
+"""Log-probabilities per token that differ by less are those of one text, scored twice."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -31,27 +34,27 @@ class Measured:
     judged: bool
     """Do items name a judge?"""
     pairs: bool
-    reach: float | None
-    """Median z-score of `chosen` among the model's own samples."""
-    best: float | None
-    """Share of items whose best of sixteen samples the judge likes at least as well as `chosen`."""
+    near: tuple[float, float]
+    """Items whose `chosen` the model could well have said itself, and the others with pairs."""
+    best: tuple[float, float]
+    """Items of whose sixteen samples the judge likes one at least as well as `chosen`, and the others he judged."""
     one: float | None
-    """The same for one of the sixteen at random: the placebo."""
+    """Share of items where he likes one of the sixteen at random: the placebo."""
     base_success: float
     """Share of items with any lenient success, so that a reward has something to find."""
     rows: int
     """SFT rows at hand for the slice."""
 
 
-def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int) -> Measured:
-    """Collect the observables that recommend conditions on."""
+def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int, reach: float) -> Measured:
+    """Collect the observables that recommend conditions on. `reach` is RuleConfig.reach."""
     items = [i for i in items if i.id in found.items]
     shaped = log.of("shaped")
     form = [i for i in items if (a := log.get("plain", i.id)).lenient and a.strict is False]
     lost = [i for i in items if log.get("plain", i.id).lenient is False]
     given = [a for i in lost for a in log.of_item("given", i.id) if a.lenient is not None]
     any_success = [any(a.lenient for p in ("plain", "sampled") for a in log.of_item(p, i.id)) for i in items]
-    headroom = best_of(items, log)
+    liked = [wins for i in items if (wins := _liked(i, log))]
     return Measured(
         shaped=_tally([a.strict for i in form for a in shaped.get(i.id, [])]),
         shaped_lost=_tally([a.lenient for i in lost for a in shaped.get(i.id, [])]),
@@ -63,37 +66,25 @@ def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int
         has_options=any(i.options for i in items),
         judged=any(i.judge for i in items),
         pairs=any(i.judge or (i.chosen and i.rejected) for i in items),
-        reach=reach(items, log),
-        best=headroom[0] if headroom else None,
-        one=headroom[1] if headroom else None,
+        near=_tally([in_reach(i, log, reach) for i in items]),
+        best=_tally([any(wins) for wins in liked]),
+        one=float(np.mean([np.mean(wins) for wins in liked])) if liked else None,
         base_success=float(np.mean(any_success)) if any_success else 0.0,
         rows=rows,
     )
 
 
-def reach(items: list[EvalItem], log: AnswerLog) -> float | None:
-    """Median over items of (a(chosen) - mean a(own)) / sd, a = log p per token, sd pooled (EVIDENCE §1, Dcov)."""
-    gaps, spreads = [], []
-    for item in items:
-        scores = {
-            a.draw: a.logprob / max(a.tokens, 1) for a in log.of_item("margins", item.id) if a.logprob is not None
-        }
-        own = [value for draw, value in scores.items() if draw >= 2]
-        if 0 in scores and len(own) >= 2:
-            gaps.append(scores[0] - float(np.mean(own)))
-            spreads.append(float(np.var(own, ddof=1)))
-    return float(np.median(gaps) / max(np.sqrt(np.mean(spreads)), 1e-6)) if gaps else None
+def in_reach(item: EvalItem, log: AnswerLog, cut: float) -> bool | None:
+    """Does (a(chosen) - mean a(own)) / sd a(own) exceed `cut`? a = log p per token of the model's own samples.
 
-
-def best_of(items: list[EvalItem], log: AnswerLog) -> tuple[float, float] | None:
-    """Best of the samples against a random one: how often each is liked (EVIDENCE §1, r9); None where nobody judged."""
-    best, one = [], []
-    for item in items:
-        wins = _liked(item, log)
-        if wins:
-            best.append(any(wins))
-            one.append(sum(wins) / len(wins))
-    return (float(np.mean(best)), float(np.mean(one))) if best else None
+    The slice's median of this z-score (EVIDENCE §1, Dcov) exceeds it iff half of the items do: counted item by item, no
+    single odd sample decides, and the count says how sure it is. None without pairs or with fewer than two samples.
+    """
+    scores = {a.draw: a.logprob / max(a.tokens, 1) for a in log.of_item("margins", item.id) if a.logprob is not None}
+    own = [value for draw, value in scores.items() if draw >= 2]
+    if 0 not in scores or len(own) < 2:
+        return None
+    return scores[0] - float(np.mean(own)) >= cut * float(np.std(own, ddof=1)) - SAME
 
 
 def _liked(item: EvalItem, log: AnswerLog) -> list[bool]:

@@ -56,17 +56,19 @@ def why(
         (gap and not train, "no training with the rows at hand is expected to help"),
         (v.verdict == "knowledge" and best == "collect_data", f"about {needed['rows']} {taught} could change that"),
     ]
-    if v.verdict == "preference" and seen.reach is not None:
-        parts.append((True, f"the preferred answer lies {seen.reach:+.1f} sd from the model's own samples"))
-    if v.verdict == "preference" and seen.best is not None and seen.one is not None:
-        found = f"the best of 16 samples is liked in {seen.best:.2f} of items, one at random in {seen.one:.2f}"
+    if v.verdict == "preference" and any(seen.near):
+        parts.append(
+            (True, f"the preferred answer is about as likely as the model's own samples in {_of(seen.near)} items")
+        )
+    if v.verdict == "preference" and seen.one is not None:
+        found = f"the best of 16 samples is liked in {_of(seen.best)} items, one at random in {seen.one:.2f}"
         parts.append((True, found))
     if train and train != best and best in lifts:
         without, trained = lifts[best]["mean"], lifts[train]["mean"]
         both = f"{best} needs no training and is expected to lift {without:.2f}, {train} {trained:.2f}"
         parts.append((True, both))
-    if gap and best != "collect_data" and rivals:
-        parts.append((True, "; ".join(f"{m} may be better (P {p:.2f})" for m, p in rivals.items())))
+    if gap and best != "collect_data":
+        parts += [(True, f"{m} may be better (P {p:.2f}), though not on average") for m, p in rivals.items()]
     return "; ".join(text for applies, text in parts if applies)
 
 
@@ -142,7 +144,7 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
         (kind == "absent", "training rows that state these very facts; rows about other entities cannot teach them"),
         (kind == "skill", "worked solutions as training rows"),
         (
-            v.verdict == "preference" and seen.best is None,
+            v.verdict == "preference" and not any(seen.best),
             "best-of-16 under the judge: winning .65 or more would favour rlhf",
         ),
         (

@@ -90,9 +90,11 @@ def _for_slice(
     rng: np.random.Generator,
 ) -> _Case:
     """`at_hand`: slice → SFT rows."""
-    seen = measure(items, found, log, _of_slices([verdict.slice], at_hand))
+    seen = measure(items, found, log, _of_slices([verdict.slice], at_hand), rule.reach)
     gates = _gates(seen)
-    lift = {m: predicted(m, found.draws[verdict.slice], seen, rule, rng) for m in METHODS}
+    draws = found.draws[verdict.slice]
+    liking = preference_priors(seen, rule, len(draws), rng)
+    lift = {m: predicted(m, draws, liking[m], seen, rule, rng) for m in METHODS}
     worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) != "veto"}
     every = np.array(list(worth.values()))
     p_best = {m: float((every.argmax(0) == k).mean()) for k, m in enumerate(worth)}
@@ -123,7 +125,7 @@ def _advice(
     first, slices = cases[0], [c.verdict.slice for c in cases]
     method, train_method, gates = first.method, first.train_method, first.gates
     items = {i.id: i for c in cases for i in c.items}
-    seen = first.seen if len(cases) == 1 else measure(list(items.values()), found, log, first.seen.rows)
+    seen = first.seen if len(cases) == 1 else measure(list(items.values()), found, log, first.seen.rows, rule.reach)
     lifts = {c.verdict.slice: c.lifts for c in cases}
     least = least_lifts(lifts)
     have = _of_slices(slices, rows.get(train_method or "sft", {}))
@@ -192,28 +194,51 @@ def _rows_needed(v: SliceVerdict, best: str, train: str | None, items: int, rule
     return rule.taught_rows
 
 
-def predicted(method: str, draws: Array, seen: Measured, rule: RuleConfig, rng: np.random.Generator) -> Array:
-    """Draws of the expected rise of the slice's success rate: sum over classes of pi_c rho(method, c)."""
+def predicted(
+    method: str, draws: Array, liking: Array, seen: Measured, rule: RuleConfig, rng: np.random.Generator
+) -> Array:
+    """Draws of the expected rise of the slice's success rate: sum over classes of pi_c rho(method, c).
+
+    Args:
+        draws: (n, classes) of the slice's mixture.
+        liking: (n,) of rho(method, preference)'s prior mean.
+    """
     lift = np.zeros(len(draws))
     for k, name in enumerate(CLASSES):
-        mean = _prior(method, name, seen, rule)
+        mean = liking if name == "preference" else np.full(len(draws), _prior(method, name, seen, rule))
         hits, misses = _observed(method, name, seen)
         a, b = rule.rho_weight * mean + hits, rule.rho_weight * (1 - mean) + misses
-        if a > 0:
-            lift += np.nan_to_num(draws[:, k]) * rng.beta(max(a, 1e-6), max(b, 1e-6), len(draws))
+        if a.any():
+            lift += np.nan_to_num(draws[:, k]) * rng.beta(np.maximum(a, 1e-6), np.maximum(b, 1e-6))
     return lift
+
+
+def preference_priors(seen: Measured, rule: RuleConfig, n: int, rng: np.random.Generator) -> dict[str, Array]:
+    """Method → (n,) draws of the share of a preference gap that it should close (EVIDENCE §3.2 P2).
+
+    Where at least half of the items are in reach, pairs alone close what two stages do. Elsewhere it depends on how
+    often the best of sixteen is liked: from `best_low` to `best_high` the two rows of `rho_out_of_reach` blend. Both
+    shares are drawn from the Jeffreys posteriors of their counts, and once for all methods: they are the slice's.
+    """
+    usual = {m: np.full(n, rule.rho[m]["preference"]) for m in METHODS}
+    if not any(seen.near):
+        return usual
+    near = _share(seen.near, n, rng) >= 0.5
+    far = dict(usual)
+    if any(seen.best):
+        found = np.clip((_share(seen.best, n, rng) - rule.best_low) / (rule.best_high - rule.best_low), 0, 1)
+        hidden, findable = rule.rho_out_of_reach["hidden"], rule.rho_out_of_reach["findable"]
+        far |= {m: (1 - found) * hidden[m] + found * findable[m] for m in hidden}
+    within = usual | {"dpo": np.full(n, rule.rho_dpo_in_reach)}
+    return {m: np.where(near, within[m], far[m]) for m in METHODS}
+
+
+def _share(tally: tuple[float, float], n: int, rng: np.random.Generator) -> Array:
+    return rng.beta(tally[0] + 0.5, tally[1] + 0.5, n)
 
 
 def _prior(method: str, name: str, seen: Measured, rule: RuleConfig) -> float:
     """Prior mean of rho(method, class), conditional on what was observed."""
-    if name == "preference" and seen.reach is not None:
-        if seen.reach >= rule.reach:
-            if method == "dpo":
-                return rule.rho_dpo_in_reach
-        elif seen.best is not None and not rule.best_low < seen.best < rule.best_high:
-            row = rule.rho_out_of_reach["findable" if seen.best >= rule.best_high else "hidden"]
-            if method in row:
-                return float(row[method])
     row = rule.rho["sft_taught" if method == "sft" and seen.rows >= rule.taught_rows else method]
     if name == "knowledge_absent" and not any(seen.given):
         # Where no context was read this class stands for absent or skill; neither is likelier.
@@ -250,7 +275,7 @@ def _gates(seen: Measured) -> dict[str, str]:
         gates["retrieval"] = "veto"
     if not seen.pairs:
         gates |= {"dpo": "veto", "sft_dpo": "veto", "rlhf": "veto"}
-    elif seen.base_success == 0.0 or seen.best == 0.0:
+    elif seen.base_success == 0.0 or (any(seen.best) and not seen.best[0]):
         gates["rlhf"] = "veto"
     else:
         gates["rlhf"] = "pending"

@@ -7,14 +7,16 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import VALUES, WANTED_TONE, ScriptedModel, planted_rows
 
 from diagnose.config import RuleConfig
 from diagnose.model import Completion, Form, Score
-from diagnose.recommend import _seems_right
+from diagnose.recommend import _seems_right, preference_priors
 from diagnose.records import Prompt
 
 SCHEMA = {"type": "object", "properties": {"value": {"type": "string"}}, "required": ["value"]}
@@ -22,7 +24,7 @@ SAYS_WANTED = {
     "near": 0.15,
     "near_often": 0.4,
     "far_found": 0.15,
-    "far_found_often": 0.5,
+    "far_found_often": 0.3,
     "far_hidden": 0.0,
     "far_rare": 0.02,
 }
@@ -125,6 +127,44 @@ def test_the_method_that_a_diagnosis_calls_for(
     lift = found[0].predicted_lift
     assert lift["low"] <= lift["mean"] <= lift["high"]
     assert method not in found[0].why_not
+
+
+def test_one_odd_sample_does_not_decide_between_methods(diagnose_scripted: Any) -> None:
+    """A mean of variances would let it: the other items' distance vanishes against the one item's spread."""
+
+    class Odd(Willed):
+        def _score(self, prompt: Prompt, continuation: str) -> Score:
+            score = super()._score(prompt, continuation)
+            odd = "slice 5?" in prompt.turns[-1][1] and continuation.endswith("!!")
+            return Score(score.logprob - 500, score.tokens) if odd else score
+
+    told = [
+        diagnose_scripted(rows_of("far_found"), seed=7 + k, model=kind).recommendations[0]
+        for k, kind in enumerate((Willed, Odd))
+    ]
+    assert [r.method for r in told] == ["rlhf", "rlhf"]
+    assert abs(told[0].p_best - told[1].p_best) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("near", "best", "low", "high"),
+    [
+        ((40.0, 0.0), (40.0, 0.0), 0.74, 0.76),
+        ((0.0, 40.0), (40.0, 0.0), 0.44, 0.46),
+        ((0.0, 40.0), (0.0, 40.0), 0.29, 0.31),
+        ((0.0, 40.0), (0.0, 0.0), 0.64, 0.66),
+        ((0.0, 0.0), (40.0, 0.0), 0.64, 0.66),
+        ((4.0, 4.0), (40.0, 0.0), 0.55, 0.65),
+    ],
+    ids=["in reach", "found by sampling", "never liked", "nobody judged", "no pairs", "as likely in reach as not"],
+)
+def test_what_dpo_is_expected_to_close(
+    near: tuple[float, float], best: tuple[float, float], low: float, high: float, rule: RuleConfig
+) -> None:
+    seen = SimpleNamespace(near=near, best=best)
+    closed = preference_priors(seen, rule, 4000, np.random.default_rng(0))["dpo"]  # type: ignore[arg-type]
+    assert low < closed.mean() < high
+    assert (closed.std() > 0.1) == (near[0] == near[1] > 0), "what is not known must not look known"
 
 
 GATES: list[tuple[str, str, str | None, list[dict[str, Any]]]] = [
