@@ -41,6 +41,8 @@ JUDGED_LEAST = 8
 """Pairs that a judge must have seen before it can be found wanting."""
 MISFIT_LEAST = 8
 """Items of which a probe must have been asked before it can contradict."""
+SURELY = 1.645
+"""Standard errors by which it must contradict (95 %): a small slice is odd by chance more often than a large one."""
 Array = np.ndarray
 
 
@@ -118,7 +120,7 @@ def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConf
     for name in sorted({name for i in items for name in i.slices}):
         inside = np.array([name in i.slices for i in items])
         seen_here = [part for part in (d[inside & ~np.isnan(d)] for d in off.values()) if len(part) >= MISFIT_LEAST]
-        if any(abs(part.mean()) > rule.misfit for part in seen_here):
+        if any(abs(part.mean()) - SURELY * part.std(ddof=1) / np.sqrt(len(part)) > rule.misfit for part in seen_here):
             yield name
 
 

@@ -54,7 +54,10 @@ def why(
         ),
         (odd, "no kind of gap explains what all probes saw"),
         (gap and not train, "no training with the rows at hand is expected to help"),
-        (v.verdict == "knowledge" and best == "collect_data", f"about {needed['rows']} {taught} could change that"),
+        (
+            v.verdict == "knowledge" and best == "collect_data" and not odd,
+            f"about {needed['rows']} {taught} could change that",
+        ),
     ]
     if v.verdict == "preference" and any(seen.near):
         parts.append(

@@ -13,7 +13,7 @@ from diagnose.answers import AnswerLog
 from diagnose.config import RuleConfig, hydra_list
 from diagnose.evalset import EvalSet
 from diagnose.observables import Measured, measure
-from diagnose.reasons import ARMS, TRAINING, why, why_not, would_flip
+from diagnose.reasons import ARMS, TRAINING, misfit, why, why_not, would_flip
 from diagnose.records import (
     CLASSES,
     KNOWLEDGE,
@@ -187,7 +187,7 @@ def _rows_needed(v: SliceVerdict, best: str, train: str | None, items: int, rule
     """Training rows of the method that is advised; where data is the advice, what would make another one possible."""
     if train:
         return rule.rows[train]
-    if best != "collect_data" or v.verdict == "insufficient":
+    if best != "collect_data" or v.verdict == "insufficient" or misfit(v):
         return 0
     if v.verdict == "knowledge" and v.kind != "skill":
         return items * rule.views_per_fact
