@@ -314,6 +314,22 @@ def test_what_no_kind_explains_gets_no_kind(diagnose_scripted: Any) -> None:
     assert kind_of(found) == ("knowledge", "unresolved") and "misfit" in found.missing
 
 
+class Leans(ScriptedModel):
+    """Derives nothing, but ranks two wanted ends of statements in three first, as a skill with a good guess does."""
+
+    def _score(self, prompt: Any, continuation: str) -> Score:
+        score = super()._score(prompt, continuation)
+        row = self.by_statement.get(prompt.turns[-1][1]) if prompt.raw else None
+        guessed = row is not None and continuation.strip() == row["target"] and int(row["id"].split("-")[1]) % 3
+        return Score(-1.0, score.tokens) if guessed else score
+
+
+@pytest.mark.parametrize("n", [20, 28])
+def test_a_small_slice_may_be_odd_by_chance(n: int, diagnose_scripted: Any) -> None:
+    found = diagnose_scripted(planted_rows({"skill": ["skill"] * n}), model=Leans).slices[0]
+    assert kind_of(found) == ("knowledge", "skill"), found.missing
+
+
 class LikesLength(ScriptedModel):
     """A reward model for which longer is better."""
 
