@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -441,8 +442,12 @@ def guarded(main: Callable[[], object]) -> int:
         print(f"\n{printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"\nconfig: {printable(_whole_message(error))}", file=sys.stderr)
+        print(f"\nconfig: {printable(_one_sentence(error))}", file=sys.stderr)
         return BadInput.exit_code
+    except BrokenPipeError:
+        # Who reads the output (`| head`) has gone; at exit Python would flush into the closed pipe and complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("\nstopped; the same command with the same out=DIR goes on from here", file=sys.stderr)
         return 130
@@ -455,14 +460,19 @@ def printable(text: str) -> str:
     return "\n".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in lines)
 
 
-def _whole_message(error: BaseException) -> str:
-    """The message with its cause, where Hydra wraps the telling one."""
-    cause = error.__cause__
-    text = str(error).strip()
-    misspelt = re.search(r"Key '(.+)' not in '(\w+)'", f"{text}\n{cause}")
-    wanted = re.search(r"Could not override '(.+)'", text)
+def _one_sentence(error: BaseException) -> str:
+    """The override, what is wrong with it and what is allowed, where Hydra takes many lines to say so."""
+    text, cause = str(error).strip(), str(error.__cause__ or "").strip()
+    if found := re.search(r"Could not find '(.+)/(.+)'\n+Available options in .+:\n((?:\t.+\n?)+)", text):
+        return f"{found[1]}={found[2]}: no such file in conf/{found[1]}; allowed: {', '.join(found[3].split())}"
+    if found := re.match(r"Error parsing override (.+)\n(.+)", text):
+        return f"{found[1]}: {found[2]}; expected KEY=VALUE"
+    misspelt = re.search(r"Key '.+' not in '(\w+)'", f"{text}\n{cause}")
     modules = [sys.modules.get(f"{room}.config") for room in ("diagnose", "train", "eval")]
-    schema = next((s for m in modules if misspelt and (s := getattr(m, misspelt[2], None))), None)
-    if schema and wanted:
-        return f"{wanted[1]}: no such setting; allowed: {', '.join(f.name for f in fields(schema))}"
-    return text if cause is None or str(cause) in text else f"{text}\n{cause}"
+    schema = next((s for m in modules if misspelt and (s := getattr(m, misspelt[1], None))), None)
+    if schema and (found := re.search(r"Could not override '(.+)'", text)):
+        return f"{found[1]}: no such setting; allowed: {', '.join(f.name for f in fields(schema))}"
+    if cause and (found := re.match(r"Error merging override (.+)", text)):
+        return f"{found[1]}: {cause.splitlines()[0]}"
+    said = text if cause in text else f"{text}\n{cause}"
+    return " ".join(line.strip() for line in said.splitlines() if not line.startswith("See https://"))

@@ -46,7 +46,8 @@ def placed(network: Any, device: str) -> Any:
     try:
         return network.to(device).eval()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadInput(f"model.device={device}: {first_line(error)}; expected cpu, cuda or mps") from None
+        here = "cpu" if best_device() == "cpu" else f"cpu, {best_device()}"
+        raise BadInput(f"model.device={device}: {first_line(error)}; this machine has: {here}") from None
 
 
 def with_adapter(model: Any, path: str) -> Any:

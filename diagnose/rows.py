@@ -39,7 +39,7 @@ def read_rows(
     Raises:
         BadInput: naming the place, what was found and what is allowed.
     """
-    rename = {ours: _column(ours, source) for ours, source in columns.items()}
+    rename = {ours: _column(f"{group}.columns.{ours}", source) for ours, source in columns.items()}
     try:
         for row, where in _open(Path(path), split, subset, group):
             if any(isinstance(value, str) and len(value) > MAX_ROW_BYTES for value in row.values()):
@@ -146,6 +146,8 @@ def _dataset(path: Path, split: str | None, subset: str | None, group: str) -> I
     """A saved dataset, a folder of data files, or a name on the hub; streamed, so that nothing is cached on the way."""
     import datasets
 
+    if any(path.glob("*.safetensors")):
+        raise BadInput(f"{path}: is a model, not data; expected {FORMATS}")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         saved = any((path / name).exists() for name in ("state.json", "dataset_dict.json"))
@@ -234,13 +236,13 @@ def _first(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
-def _column(ours: str, source: str) -> Callable[[Row, str], Any]:
-    """A reader of one mapped field."""
+def _column(key: str, source: str) -> Callable[[Row, str], Any]:
+    """A reader of the field that is mapped at `key` of our configuration."""
     if "{{" not in source and "{%" not in source:
 
         def read(row: Row, where: str) -> Any:
             if source not in row:
-                raise BadInput(f"{where}: no column {source!r} (mapped to {ours}); found: {', '.join(row)}")
+                raise BadInput(f"{where}: no column {source!r} ({key}); found: {', '.join(row)}")
             return row[source]
 
         return read
@@ -251,13 +253,13 @@ def _column(ours: str, source: str) -> Callable[[Row, str], Any]:
     try:
         template = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=_no_none).from_string(source)
     except TemplateError as error:
-        raise BadInput(f"columns.{ours}: not a Jinja template: {error}") from None
+        raise BadInput(f"{key}: not a Jinja template: {error}") from None
 
     def fill(row: Row, where: str) -> str:
         try:
             return template.render(row | {"row": row})
         except Exception as error:  # a template computes, so that anything can go wrong in it
-            raise BadInput(f"{where}: columns.{ours}: {_first(error)}; found: {', '.join(row)}") from None
+            raise BadInput(f"{where}: {key}: {_first(error)}; found: {', '.join(row)}") from None
 
     return fill
 
