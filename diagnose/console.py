@@ -69,6 +69,11 @@ MISSING = {
     ),
 }
 """What `missing` names → what cannot be told without it, and what would make it known."""
+BLANKS = {
+    "ROWS.jsonl": "your training rows",
+    "DIR_OR_HUB_NAME": "the weights of the model that answered",
+}
+"""What a printed command leaves to be filled in."""
 BARS = 6
 """So many probes have a bar at once: the latest."""
 ROWS = 40
@@ -217,6 +222,9 @@ def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:
     console.print("next        ", end="")
     next_step = commands[0] if commands else "nothing to train: follow the advice above"
     console.print(_printable(next_step), soft_wrap=True, markup=False, highlight=False)
+    for blank, what in BLANKS.items():
+        if f"={blank}" in next_step:
+            console.print(f"            {blank} stands for {what}", style="dim", highlight=False)
 
 
 def by_gap(slices: Sequence[SliceVerdict]) -> list[SliceVerdict]:

@@ -70,8 +70,9 @@ def why(
         without, trained = lifts[best]["mean"], lifts[train]["mean"]
         both = f"{best} needs no training and is expected to lift {without:.2f}, {train} {trained:.2f}"
         parts.append((True, both))
-    if gap and best != "collect_data":
-        parts += [(True, f"{m} may be better (P {p:.2f}), though not on average") for m, p in rivals.items()]
+    if gap and best != "collect_data" and rivals:
+        named = " or ".join(f"{m} (P {p:.2f})" for m, p in rivals.items())
+        parts.append((True, f"{named} may be better, though not on average"))
     return "; ".join(text for applies, text in parts if applies)
 
 
