@@ -67,6 +67,14 @@ MISSING = {
         "no exemplars were shown, so what a prompt repairs is not known",
         "the probe `shaped` and 12 items or more: four of them are its exemplars",
     ),
+    "constrained": (
+        "nothing was decoded under the schema, so what forcing the form repairs is not known",
+        "the probe `constrained`, of a model that can be asked: it shows whether a schema suffices",
+    ),
+    "margins": (
+        "no pairs were scored, so how near the preferred answer is to the model's own is not known",
+        "the probe `margins`, of a local model or by model.api=completions: it tells dpo from rlhf",
+    ),
 }
 """What `missing` names → what cannot be told without it, and what would make it known."""
 BLANKS = {
@@ -348,6 +356,8 @@ def matters(what: str, v: SliceVerdict) -> bool:
     """Would it change what is said of this slice? Where nothing grades content, the probes of content would not."""
     if what in ("context", "misfit"):
         return v.verdict in ("knowledge", "mixed")
+    if what in ("constrained", "margins"):
+        return v.verdict in ({"constrained": "format", "margins": "preference"}[what], "mixed")
     return what in ("content", "preference", "judge", "agreement") or "content" not in v.missing
 
 

@@ -187,7 +187,7 @@ def _slice_view(v: SliceVerdict, k: int, with_items: bool) -> dict[str, Any]:
         "fall": _fall(v.waterfall),
         "facts": _facts(v),
         "floors": [FLOORS.get(name, f"{name}: {{}}").format(short(rate)) for name, rate in v.floors.items()],
-        "missing": [MISSING.get(what, (what, "")) for what in v.missing],
+        "missing": [MISSING[what] for what in v.missing],
         "items": _by_item(v.evidence) if with_items else {},
         "columns": _columns(v.evidence),
         "left_out": bool(v.evidence) and not with_items,

@@ -178,10 +178,18 @@ def test_every_advice_and_its_command_stand_in_both() -> None:
 
 
 def test_all_that_can_be_missing_is_explained_in_both() -> None:
-    nothing = missing_probes([], EvalSet(items=[], exemplars={}, sha256=""), ProbesConfig(enabled=[]), "s")
-    assert {*nothing, "judge", "agreement", "misfit"} == set(MISSING)
+    paired = EvalItem(
+        id="a", slices=("s",), turns=(("user", "x"),), targets=("a",), grader={"kind": "choice"}, where="",
+        choices=("a", "b"), chosen="a", rejected="b",
+    )  # fmt: skip
+    none, pairs = (
+        missing_probes(items, EvalSet(items=items, exemplars={}, sha256=""), ProbesConfig(enabled=[]), "s")
+        for items in ([], [paired])
+    )
+    assert {*none, *pairs, "judge", "agreement", "misfit"} == set(MISSING)
+    wants = {"constrained": "format", "margins": "preference"}
     for what, (cannot, buys) in MISSING.items():
-        v = slice_of("lacking", top="knowledge_absent", missing=(what,))
+        v = slice_of("lacking", top=wants.get(what, "knowledge_absent"), missing=(what,))
         page, text = (render(diagnosis_of(v, slice_of("x"))) for render in (render_report, render_markdown))
         page = re.sub("</?code>", "`", html.unescape(page))
         assert cannot in page and buys in page and cannot in text and buys in text
