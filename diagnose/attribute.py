@@ -42,7 +42,7 @@ JUDGED_LEAST = 8
 MISFIT_LEAST = 8
 """Items of which a probe must have been asked before it can contradict."""
 SURELY = 1.645
-"""Standard errors by which it must contradict (95 %): a small slice is odd by chance more often than a large one."""
+"""Standard errors by which it must contradict: a small slice is odd by chance more often than a large one."""
 Array = np.ndarray
 
 
@@ -119,9 +119,22 @@ def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConf
         off[rung] = y - (z * _floored(seen.floors[rung], mean)).sum(1)
     for name in sorted({name for i in items for name in i.slices}):
         inside = np.array([name in i.slices for i in items])
-        seen_here = [part for part in (d[inside & ~np.isnan(d)] for d in off.values()) if len(part) >= MISFIT_LEAST]
-        if any(abs(part.mean()) - SURELY * part.std(ddof=1) / np.sqrt(len(part)) > rule.misfit for part in seen_here):
+        asked_here = [inside & ~np.isnan(d) for d in off.values()]
+        least = [_surely(d[k], seen.weights[k]) for d, k in zip(off.values(), asked_here, strict=True) if k.any()]
+        if max(least, default=0.0) > rule.misfit:
             yield name
+
+
+def _surely(off: Array, weights: Array) -> float:
+    """How far the mean is off at least (one-sided 95 %); 0 with too few items.
+
+    One success and one failure added: items that all agree have not been measured without error either.
+    """
+    if len(off) < MISFIT_LEAST:
+        return 0.0
+    n = weights.sum()
+    error = np.sqrt((off.var() * n + 1) / (n + 2) / n)
+    return float(abs(off.mean()) - SURELY * error)
 
 
 # ---------------------------------------------------------------- inference

@@ -325,6 +325,8 @@ def check_diagnose(config: DiagnoseConfig) -> None:
         and _closed(Path(c.out)),
         "evalset.path: missing; a file, a directory of `datasets`, or a hub name": not c.evalset.path,
         f"rule.sweeps={c.rule.sweeps}: must be more than rule.burn={c.rule.burn}": c.rule.sweeps <= c.rule.burn,
+        f"rule.best_low={c.rule.best_low}: must be less than rule.best_high={c.rule.best_high}": c.rule.best_low
+        >= c.rule.best_high,
         f"wandb.mode={c.wandb.mode}: allowed: {', '.join(WANDB_MODES)}": c.wandb.mode not in WANDB_MODES,
         "launch=true: needs rows to train on: data.sft=F.jsonl or data.preferences=F.jsonl": c.launch
         and not (c.data.sft or c.data.preferences),
@@ -445,13 +447,23 @@ def guarded(main: Callable[[], object]) -> int:
         print(f"\nconfig: {printable(_one_sentence(error))}", file=sys.stderr)
         return BadInput.exit_code
     except BrokenPipeError:
-        # Who reads the output (`| head`) has gone; at exit Python would flush into the closed pipe and complain again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not _unread():
+            raise
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print("\nstopped; the same command with the same out=DIR goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _unread() -> bool:
+    """Has the reader of our output (`| head`) gone? Then Python must not try to flush into the closed pipe at exit."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def printable(text: str) -> str:
@@ -463,10 +475,13 @@ def printable(text: str) -> str:
 def _one_sentence(error: BaseException) -> str:
     """The override, what is wrong with it and what is allowed, where Hydra takes many lines to say so."""
     text, cause = str(error).strip(), str(error.__cause__ or "").strip()
-    if found := re.search(r"Could not find '(.+)/(.+)'\n+Available options in .+:\n((?:\t.+\n?)+)", text):
-        return f"{found[1]}={found[2]}: no such file in conf/{found[1]}; allowed: {', '.join(found[3].split())}"
-    if found := re.match(r"Error parsing override (.+)\n(.+)", text):
-        return f"{found[1]}: {found[2]}; expected KEY=VALUE"
+    if found := re.search(r"Could not find '(.+)'\n+Available options in '(.+)':\n((?:\t.+\n?)+)", text):
+        group, allowed = found[2], ", ".join(found[3].split())
+        own = f"; a directory or hub name: {group}.path=" if group in ("model", "evalset") else ""
+        return f"{group}={found[1].removeprefix(group + '/')}: no such file in conf/{group}; allowed: {allowed}{own}"
+    if override := getattr(error, "override", None):
+        told = text.removeprefix(f"Error parsing override '{override}'").strip().splitlines()[0]
+        return f"{override}: {told}; expected KEY=VALUE, with quotes around brackets and braces: \"KEY='VALUE'\""
     misspelt = re.search(r"Key '.+' not in '(\w+)'", f"{text}\n{cause}")
     modules = [sys.modules.get(f"{room}.config") for room in ("diagnose", "train", "eval")]
     schema = next((s for m in modules if misspelt and (s := getattr(m, misspelt[1], None))), None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.answers import AnswerLog
+from diagnose.answers import READ, AnswerLog
 from diagnose.config import RuleConfig
 from diagnose.grade import form_of, grade, prefers
 from diagnose.judge import pick
@@ -110,8 +110,9 @@ def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
         if read:
             floors[name] = _mean(read)
     duels = [loss for i in items for loss in self_duels(i, log)]
-    if any(i.judge for i in items):
-        # Half a win and half a loss added: five samples without a loss do not prove that there is none.
+    if duels or any(i.judge["kind"] != "rule" for i in items if i.judge):
+        # Half a win and half a loss added: five samples without a loss do not prove that there is none. A rule says the
+        # same of a text each time: where nobody sampled, there is no noise.
         floors["self"] = (sum(duels) + 0.5) / (len(duels) + 1)
     return floors
 
@@ -189,7 +190,9 @@ def lost_to_reference(item: EvalItem, log: AnswerLog) -> bool | None:
             return not prefers(item, own)
         case "reward_model":
             chosen, mine = log.find("reward", item.id, 0), log.find("reward", item.id, 1)
-            return None if not chosen or not mine else (chosen.logprob or 0.0) > (mine.logprob or 0.0)
+            if not chosen or not mine or chosen.logprob is None or mine.logprob is None:
+                return None
+            return chosen.logprob > mine.logprob
     won = duel(item.id, log, "judged", 0)
     return None if won is None else won == -1
 
@@ -211,9 +214,11 @@ def self_duels(item: EvalItem, log: AnswerLog) -> list[float]:
         found = [duel(item.id, log, "judged_self", k) for k in range(len(log.of_item("judged_self", item.id)) // 2)]
         return [0.5 * abs(won) for won in found if won is not None]
     if item.judge["kind"] == "reward_model":
-        values: list[Any] = [a.logprob for a in log.of_item("reward_self", item.id)]
+        values: list[Any] = [a.logprob for a in log.of_item("reward_self", item.id) if a.logprob is not None]
     else:
-        values = [prefers(item, a.text) for a in log.of_item("self", item.id) if a.strict is not False]
+        values = [
+            prefers(item, a.text) for a in log.of_item("self", item.id) if a.finish in READ and a.strict is not False
+        ]
     return [0.5 * (a != b) for a, b in zip(values[::2], values[1::2], strict=False)]
 
 

@@ -12,8 +12,8 @@ from diagnose.evidence import duel
 from diagnose.grade import prefers
 from diagnose.records import Attribution, EvalItem
 
-SAME = 1e-6
-"""Log-probabilities per token that differ by less are those of one text, scored twice."""
+SAME = 0.01
+"""Nats per token that a text may differ by when it is scored twice in other batches, and nobody would care about."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Measured:
     """Do items name a judge?"""
     pairs: bool
     near: tuple[float, float]
-    """Items whose `chosen` the model could well have said itself, and the others with pairs."""
+    """Items whose `chosen` is about as likely as the model's own samples, or more, and the others with pairs."""
     best: tuple[float, float]
-    """Items of whose sixteen samples the judge likes one at least as well as `chosen`, and the others he judged."""
+    """Items of whose samples the judge likes one at least as well as `chosen`, and the others that were judged."""
     one: float | None
-    """Share of items where he likes one of the sixteen at random: the placebo."""
-    base_success: float
-    """Share of items with any lenient success, so that a reward has something to find."""
+    """The same of one sample at random, as a share: the placebo."""
+    base_success: float | None
+    """Share of items with any lenient success, so that a reward has something to find; None: content was not read."""
     rows: int
     """SFT rows at hand for the slice."""
 
@@ -53,7 +53,8 @@ def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int
     form = [i for i in items if (a := log.get("plain", i.id)).lenient and a.strict is False]
     lost = [i for i in items if log.get("plain", i.id).lenient is False]
     given = [a for i in lost for a in log.of_item("given", i.id) if a.lenient is not None]
-    any_success = [any(a.lenient for p in ("plain", "sampled") for a in log.of_item(p, i.id)) for i in items]
+    said = [[a.lenient for p in ("plain", "sampled") for a in log.of_item(p, i.id)] for i in items]
+    any_success = [any(read) for read in said if any(r is not None for r in read)]
     liked = [wins for i in items if (wins := _liked(i, log))]
     return Measured(
         shaped=_tally([a.strict for i in form for a in shaped.get(i.id, [])]),
@@ -69,16 +70,17 @@ def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int
         near=_tally([in_reach(i, log, reach) for i in items]),
         best=_tally([any(wins) for wins in liked]),
         one=float(np.mean([np.mean(wins) for wins in liked])) if liked else None,
-        base_success=float(np.mean(any_success)) if any_success else 0.0,
+        base_success=float(np.mean(any_success)) if any_success else None,
         rows=rows,
     )
 
 
 def in_reach(item: EvalItem, log: AnswerLog, cut: float) -> bool | None:
-    """Does (a(chosen) - mean a(own)) / sd a(own) exceed `cut`? a = log p per token of the model's own samples.
+    """Is (a(chosen) - mean a(own)) / sd a(own) at least `cut`? a = log p per token; own: the model's own samples.
 
-    The slice's median of this z-score (EVIDENCE §1, Dcov) exceeds it iff half of the items do: counted item by item, no
-    single odd sample decides, and the count says how sure it is. None without pairs or with fewer than two samples.
+    The slice's median of this z-score (EVIDENCE §1, Dcov) is at least `cut` iff it is for half of the items: counted
+    item by item, no single odd sample decides, and the count says how sure it is. None without pairs or with fewer than
+    two samples.
     """
     scores = {a.draw: a.logprob / max(a.tokens, 1) for a in log.of_item("margins", item.id) if a.logprob is not None}
     own = [value for draw, value in scores.items() if draw >= 2]
@@ -97,7 +99,9 @@ def _liked(item: EvalItem, log: AnswerLog) -> list[bool]:
             return [bool(prefers(item, a.text)) and a.strict is not False for a in samples]
         case "reward_model":
             chosen = log.find("reward", item.id, 0)
-            return [a.logprob > chosen.logprob for a in log.of_item("reward_best", item.id)] if chosen else []  # type: ignore[operator]
+            if chosen is None or chosen.logprob is None:
+                return []
+            return [a.logprob >= chosen.logprob for a in log.of_item("reward_best", item.id) if a.logprob is not None]
     found = [duel(item.id, log, "judged_best", k) for k in range(len(log.of_item("judged_best", item.id)) // 2)]
     return [won >= 0 for won in found if won is not None]
 

@@ -99,7 +99,7 @@ def _climb_failures(
 def _climb_passes(model: Model, items: list[EvalItem], settings: ProbesConfig, log: AnswerLog) -> None:
     """Is there something that users would like better, within the model's reach?"""
     liked = [i for i in items if i.judge and own_answer(i, log) is not None]
-    if "judged" in settings.enabled and "sampled" not in model.lacks:
+    if "judged" in settings.enabled and "self" not in model.lacks:
         log.ask(model, [drawn(i, "self", SELF_DRAWS, settings) for i in liked])
     if "best" in settings.enabled:
         log.ask(model, [drawn(i, "best", BEST_OF, settings) for i in _some(liked, settings.best_items)])

@@ -50,7 +50,7 @@ def why(
         (v.verdict == "knowledge" and any(seen.given), f"the oracle context repairs {_of(seen.given)}"),
         (
             v.verdict == "none" and not {"preference", "judge", "agreement"} & set(v.missing),
-            "liked as its own samples are",
+            "and liked",
         ),
         (odd, "no kind of gap explains what all probes saw"),
         (gap and not train, "no training with the rows at hand is expected to help"),
@@ -60,11 +60,10 @@ def why(
         ),
     ]
     if v.verdict == "preference" and any(seen.near):
-        parts.append(
-            (True, f"the preferred answer is about as likely as the model's own samples in {_of(seen.near)} items")
-        )
+        near = f"in {_of(seen.near)} items the preferred answer is at least about as likely as the model's own samples"
+        parts.append((True, near))
     if v.verdict == "preference" and seen.one is not None:
-        found = f"the best of 16 samples is liked in {_of(seen.best)} items, one at random in {seen.one:.2f}"
+        found = f"one of several samples is liked in {_of(seen.best)} items, one at random in {seen.one:.2f}"
         parts.append((True, found))
     if train and train != best and best in lifts:
         without, trained = lifts[best]["mean"], lifts[train]["mean"]
@@ -119,6 +118,7 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
         (v.needs_items > 0, "more items, as many as a slice `needs`"),
         (bool(unread(v) and v.doubted), "the doubted gold answers, looked at and mended; then the same command again"),
         (bool(unread(v)), "a larger model.max_new_tokens"),
+        (misfit(v), "the render, mended where it is wrong: look at what the probes said side by side"),
         (
             kind == "unresolved" and "ranked" in v.missing and seen.has_options,
             "the probe `ranked`: log-probabilities of the distractors, of a local model or by model.api=completions",
@@ -127,7 +127,6 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             kind == "unresolved" and "ranked" in v.missing,
             "`distractors` per item: ranking them is the cheapest probe that tells stored from absent facts",
         ),
-        (misfit(v), "the render, mended where it is wrong: look at what the probes said side by side"),
         (
             v.verdict in ("knowledge", "mixed") and "context" in v.missing and seen.has_context,
             "the probe `given`, of a model that can be asked: it tells an absent fact from a missing skill",
@@ -148,8 +147,12 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
         (kind == "absent", "training rows that state these very facts; rows about other entities cannot teach them"),
         (kind == "skill", "worked solutions as training rows"),
         (
-            v.verdict == "preference" and not any(seen.best),
-            "best-of-16 under the judge: winning .65 or more would favour rlhf",
+            v.verdict == "preference" and "margins" in v.missing,
+            "the probe `margins`, of a local model or by model.api=completions: it tells dpo from rlhf",
+        ),
+        (
+            v.verdict == "preference" and seen.near[0] < seen.near[1] and not any(seen.best),
+            "the probe `best`, of a model that can be asked: samples that the judge likes would favour rlhf",
         ),
         (
             v.verdict == "preference",

@@ -27,6 +27,8 @@ from diagnose.records import (
 SOURCE = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
 """Which kind of training rows a method needs."""
 METHODS = ("none", *ARMS, *TRAINING)
+NEVER = 8
+"""Of so many items judged, if no sample is ever liked, a reward has nothing to find."""
 RIVAL = 0.2
 """A method that is the best one with so much probability is named beside the one that is advised."""
 Array = np.ndarray
@@ -93,7 +95,7 @@ def _for_slice(
     seen = measure(items, found, log, _of_slices([verdict.slice], at_hand), rule.reach)
     gates = _gates(seen)
     draws = found.draws[verdict.slice]
-    liking = preference_priors(seen, rule, len(draws), rng)
+    liking = preference_priors(seen.near, seen.best, rule, len(draws), rng)
     lift = {m: predicted(m, draws, liking[m], seen, rule, rng) for m in METHODS}
     worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) != "veto"}
     every = np.array(list(worth.values()))
@@ -213,24 +215,29 @@ def predicted(
     return lift
 
 
-def preference_priors(seen: Measured, rule: RuleConfig, n: int, rng: np.random.Generator) -> dict[str, Array]:
+def preference_priors(
+    near: tuple[float, float], best: tuple[float, float], rule: RuleConfig, n: int, rng: np.random.Generator
+) -> dict[str, Array]:
     """Method → (n,) draws of the share of a preference gap that it should close (EVIDENCE §3.2 P2).
 
     Where at least half of the items are in reach, pairs alone close what two stages do. Elsewhere it depends on how
-    often the best of sixteen is liked: from `best_low` to `best_high` the two rows of `rho_out_of_reach` blend. Both
+    often one of the samples is liked: from `best_low` to `best_high` the two rows of `rho_out_of_reach` blend. Both
     shares are drawn from the Jeffreys posteriors of their counts, and once for all methods: they are the slice's.
+
+    Args:
+        near, best: the tallies of Measured.
     """
     usual = {m: np.full(n, rule.rho[m]["preference"]) for m in METHODS}
-    if not any(seen.near):
+    if not any(near):
         return usual
-    near = _share(seen.near, n, rng) >= 0.5
+    within_reach = _share(near, n, rng) >= 0.5
     far = dict(usual)
-    if any(seen.best):
-        found = np.clip((_share(seen.best, n, rng) - rule.best_low) / (rule.best_high - rule.best_low), 0, 1)
+    if any(best):
+        found = np.clip((_share(best, n, rng) - rule.best_low) / (rule.best_high - rule.best_low), 0, 1)
         hidden, findable = rule.rho_out_of_reach["hidden"], rule.rho_out_of_reach["findable"]
         far |= {m: (1 - found) * hidden[m] + found * findable[m] for m in hidden}
     within = usual | {"dpo": np.full(n, rule.rho_dpo_in_reach)}
-    return {m: np.where(near, within[m], far[m]) for m in METHODS}
+    return {m: np.where(within_reach, within[m], far[m]) for m in METHODS}
 
 
 def _share(tally: tuple[float, float], n: int, rng: np.random.Generator) -> Array:
@@ -275,7 +282,7 @@ def _gates(seen: Measured) -> dict[str, str]:
         gates["retrieval"] = "veto"
     if not seen.pairs:
         gates |= {"dpo": "veto", "sft_dpo": "veto", "rlhf": "veto"}
-    elif seen.base_success == 0.0 or (any(seen.best) and not seen.best[0]):
+    elif seen.base_success == 0.0 or (seen.best[0] == 0 and seen.best[1] >= NEVER):
         gates["rlhf"] = "veto"
     else:
         gates["rlhf"] = "pending"
@@ -285,20 +292,22 @@ def _gates(seen: Measured) -> dict[str, str]:
 def _with_command(r: Recommendation, start: str, healthy: list[str], rows: dict[str, dict[str, int]]) -> Recommendation:
     """The exact next command. Rows of slices without a gap go along where there are some: they keep what works."""
     if not r.train_method:
-        return replace(r, command=_no_training(r.method))
+        return replace(r, command=_no_training(r))
     slices = [*r.slices, *(s for s in healthy if rows.get(r.train_method, {}).get(s))]
     file = "" if any(rows.get(r.train_method, {}).values()) else f" data.{SOURCE[r.train_method]}=ROWS.jsonl"
     chosen = shlex.quote(f"data.slices={hydra_list(slices)}")
     return replace(r, train_slices=slices, command=f"{start} method={r.train_method}{file} {chosen}")
 
 
-def _no_training(best: str) -> str:
+def _no_training(r: Recommendation) -> str:
+    if r.method == "collect_data" and not any(r.data_needed.get(what) for what in ("rows", "items")):
+        return "# look at what would change it, mend that, then run diagnose.py again"
     return {
         "prompt": "# put the reserved exemplars into the production prompt",
         "constrained": "# decode under the slice's schema or choices",
         "retrieval": "# put the fact into the prompt",
         "collect_data": "# add items or training rows, then run diagnose.py again",
-    }.get(best, "# nothing to do")
+    }.get(r.method, "# nothing to do")
 
 
 def _summary(draws: Array) -> dict[str, float]:

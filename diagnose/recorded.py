@@ -79,7 +79,7 @@ class RecordedModel:
                 if not logged.hashed:
                     self._ids[logged.id].add(key)
         self._by_item: dict[str, list[str]] = {}
-        self.lacks = frozenset(PROBES) - {"plain"}
+        self.lacks = frozenset(PROBES) - {"plain"} | {"self"}
         self._sha = [file_sha(file)[:16] for file in self._files]
 
     @property
@@ -103,7 +103,7 @@ class RecordedModel:
                 f"model.path={self.path}: no answer to any item; recorded ids {theirs}, the eval set has {ours}"
             )
         if any(len(texts) > 1 for texts in self._by_item.values()):
-            self.lacks -= {"sampled"}
+            self.lacks -= {"sampled", "self"}
         if {item.judge["kind"] for item in items if item.judge} == {"rule"}:
             # A rule says of one text alone whether it is liked; a judge's noise shows on samples only.
             self.lacks -= {"judged"}

@@ -146,7 +146,7 @@ def _dataset(path: Path, split: str | None, subset: str | None, group: str) -> I
     """A saved dataset, a folder of data files, or a name on the hub; streamed, so that nothing is cached on the way."""
     import datasets
 
-    if any(path.glob("*.safetensors")):
+    if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
         raise BadInput(f"{path}: is a model, not data; expected {FORMATS}")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:

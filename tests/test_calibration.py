@@ -324,6 +324,12 @@ class Leans(ScriptedModel):
         return Score(-1.0, score.tokens) if guessed else score
 
 
+def test_slices_that_no_kind_explains_are_mended_first(diagnose_scripted: Any) -> None:
+    advice = diagnose_scripted(planted_rows({"locked": ["latent"] * 40}), model=Locked).recommendations[0]
+    assert "render" in advice.would_flip
+    assert advice.method != "collect_data" or ("mend" in advice.command and not advice.data_needed["rows"])
+
+
 @pytest.mark.parametrize("n", [20, 28])
 def test_a_small_slice_may_be_odd_by_chance(n: int, diagnose_scripted: Any) -> None:
     found = diagnose_scripted(planted_rows({"skill": ["skill"] * n}), model=Leans).slices[0]

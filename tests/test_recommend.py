@@ -7,14 +7,13 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import VALUES, WANTED_TONE, ScriptedModel, planted_rows
 
-from diagnose.config import RuleConfig
+from diagnose.config import ProbesConfig, RuleConfig
 from diagnose.model import Completion, Form, Score
 from diagnose.recommend import _seems_right, preference_priors
 from diagnose.records import Prompt
@@ -61,7 +60,8 @@ class Willed(ScriptedModel):
             return f"I believe that it is {gold}."
         if truth in SAYS_WANTED:
             liked = temperature > 0 and rng.random() < SAYS_WANTED[truth]
-            return WANTED_TONE + row["target"] if liked else f"{row['target']}{'!' * rng.randrange(4)}"
+            gold = row["chosen"].removeprefix(WANTED_TONE)
+            return WANTED_TONE + gold if liked else f"{gold}{'!' * rng.randrange(4)}"
         return super()._say(prompt, rng, temperature)
 
     def _score(self, prompt: Prompt, continuation: str) -> Score:
@@ -161,8 +161,7 @@ def test_one_odd_sample_does_not_decide_between_methods(diagnose_scripted: Any) 
 def test_what_dpo_is_expected_to_close(
     near: tuple[float, float], best: tuple[float, float], low: float, high: float, rule: RuleConfig
 ) -> None:
-    seen = SimpleNamespace(near=near, best=best)
-    closed = preference_priors(seen, rule, 4000, np.random.default_rng(0))["dpo"]  # type: ignore[arg-type]
+    closed = preference_priors(near, best, rule, 4000, np.random.default_rng(0))["dpo"]
     assert low < closed.mean() < high
     assert (closed.std() > 0.1) == (near[0] == near[1] > 0), "what is not known must not look known"
 
@@ -184,6 +183,12 @@ GATES: list[tuple[str, str, str | None, list[dict[str, Any]]]] = [
     ),
     ("reward_model", "no sample is ever liked", "veto", rows_of("far_hidden")),
     ("reward_model", "something to find: train measures the rest", "pending", rows_of("far_found")),
+    (
+        "reward_model",
+        "nothing grades content, so that nothing says that it is never right",
+        "pending",
+        rows_of("far_found", target=None, distractors=None, context=None, statement=None),
+    ),
 ]
 
 
@@ -205,6 +210,23 @@ def test_collecting_data_comes_with_numbers(diagnose_scripted: Any) -> None:
     skill = diagnose_scripted(rows_of("skill"), seed=1).recommendations[0]
     assert skill.data_needed["rows"] >= 1000
     assert str(skill.data_needed["rows"]) in skill.why
+
+
+@pytest.mark.parametrize(
+    ("truth", "left_out", "flips"),
+    [
+        ("far_found", "margins", "`margins`"),
+        ("far_rare", "best", "`best`"),
+        ("near", "best", "reward model"),
+        ("far_found", None, "reward model"),
+    ],
+    ids=["no pairs scored", "out of reach, never searched", "in reach: a search changes nothing", "all known"],
+)
+def test_what_would_flip_a_preference_is_what_was_not_asked(
+    truth: str, left_out: str | None, flips: str, diagnose_scripted: Any
+) -> None:
+    enabled = [p for p in ProbesConfig().enabled if p != left_out]
+    assert flips in diagnose_scripted(rows_of(truth), model=Willed, enabled=enabled).recommendations[0].would_flip
 
 
 def test_what_would_flip_it_is_the_cheapest_evidence(diagnose_scripted: Any) -> None:

@@ -285,6 +285,24 @@ def test_a_rule_judges_what_is_recorded(diagnose: Any, tmp_path: Path) -> None:
     assert not any("preference" in v.missing or v.unscored for v in ruled)
 
 
+@pytest.mark.parametrize("recorded", [1, 2])
+def test_a_rule_that_dislikes_some_recorded_answers_is_heard(diagnose: Any, tmp_path: Path, recorded: int) -> None:
+    """Nobody sampled, so there is no noise to hide it in; what was not recorded is no text that a rule dislikes."""
+    rows = planted_rows({"some": ["none"] * 40})
+    log = tmp_path / "log.jsonl"
+    said = [(row["id"], "Gladly: " * (k % 10 >= 3) + str(row["target"])) for k, row in enumerate(rows)]
+    # Several answers to one item are several epochs of an Inspect log, or several lines of ours.
+    lines = [
+        {"probe": probe, "item": item, "draw": 0, "text": text, "prompt": Prompt((("user", row["prompt"]),)).sha}
+        for (item, text), row in zip(said, rows, strict=True)
+        for probe in ("plain", "sampled")[:recorded]
+    ]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rule = {"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladly"}}
+    found = diagnose(log, [row | {"grader": rule} for row in rows], out="ruled").slices[0]
+    assert found.verdict == "preference", (found.p_classes, found.floors)
+
+
 def test_what_was_not_recorded_is_unscored(tmp_path: Path, rows: Rows, said: Texts) -> None:
     """As a user runs it."""
     lines = [{"id": i, "text": t[0]} for i, t in said.items() if i not in {f"misshaped-{k}" for k in range(14)}]
