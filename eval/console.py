@@ -21,7 +21,10 @@ def show_comparison(comparison: Comparison, report: str) -> None:
     for result in comparison.runs:
         console.print(_run_table(result, comparison.arms))
         colour = COLOURS[result.verdict]
-        console.print(f"[{colour}]{result.verdict}[/{colour}]  {safe(result.reason)}\n", highlight=False)
+        console.print(f"[{colour}]{result.verdict}[/{colour}]  {safe(result.reason)}", highlight=False)
+        if any(d.verdict == "tie" and d.low is not None and d.low * (d.high or 0.0) > 0 for d in result.slices):
+            console.print("[dim]an interval is of its slice alone; better and worse are corrected for all (Holm)[/dim]")
+        console.print()
     for path, why in comparison.skipped.items():
         console.print(f"[dim]skipped {safe(path)}: {safe(why)}[/dim]", highlight=False)
     for group in (g for g in comparison.by_target if len(g["methods"]) > 1):

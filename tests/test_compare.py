@@ -7,7 +7,8 @@ import pytest
 
 from eval.compare import _verdict, best_and_regret, minimum_detectable, paired_interval, paired_p
 from eval.config import GateConfig, check_eval, plain_overrides
-from eval.records import RunResult, SliceDelta
+from eval.console import show_comparison
+from eval.records import Comparison, RunResult, SliceDelta
 
 
 def table(both: int, gained: int, lost: int, neither: int) -> np.ndarray:
@@ -63,6 +64,24 @@ def delta(name: str, role: str, low: float, high: float, verdict: str = "tie") -
         p_holm=0.5, mde=0.1, fixed=[], broken=[], strict=empty, lenient=empty, accepted=empty, arms={}, reversion=None,
         confidence_when_wrong=empty, predicted=None, role=role, verdict=verdict,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("span", "said"), [((-0.24, -0.01), True), ((-0.1, 0.1), False)])
+def test_a_tie_beside_an_interval_without_zero_is_explained(
+    span: tuple[float, float], said: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunResult(
+        run="r", method="sft", seed=0, slices=[delta("a", "other", *span)], guard={}, predicted_lift={},
+        verdict="INCONCLUSIVE", reason="",
+    )  # fmt: skip
+    show_comparison(
+        Comparison(
+            decision_id="", diagnosis="", base={}, arms=[], runs=[run], skipped={}, best=None, regret=None,
+            by_target=[], provenance={},
+        ),
+        "report.html",
+    )  # fmt: skip
+    assert ("corrected for all (Holm)" in capsys.readouterr().out) == said
 
 
 STEADY = {"equivalent": True, "n": 50, "delta": 0.0, "low": -0.02, "high": 0.02}
