@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import numpy as np
 import pytest
 from conftest import VALUES, WANTED_TONE, ScriptedModel, planted_rows
 
+from diagnose.answers import AnswerLog
 from diagnose.config import ProbesConfig, RuleConfig
+from diagnose.evidence import lost_to_reference
 from diagnose.model import Completion, Form, Score
+from diagnose.observables import _liked
 from diagnose.recommend import _seems_right, preference_priors
-from diagnose.records import Prompt
+from diagnose.records import Answer, EvalItem, Prompt
 
 SCHEMA = {"type": "object", "properties": {"value": {"type": "string"}}, "required": ["value"]}
 SAYS_WANTED = {
@@ -210,6 +214,26 @@ def test_collecting_data_comes_with_numbers(diagnose_scripted: Any) -> None:
     skill = diagnose_scripted(rows_of("skill"), seed=1).recommendations[0]
     assert skill.data_needed["rows"] >= 1000
     assert str(skill.data_needed["rows"]) in skill.why
+
+
+def test_a_text_that_a_reward_model_cannot_read_is_no_verdict(tmp_path: Path) -> None:
+    """It did not fit: neither liked nor disliked, and no end of a diagnosis that is otherwise done."""
+    rewards = {("reward", 0): 1.0, ("reward", 1): None, ("reward_best", 0): None, ("reward_best", 1): 1.0}
+    texts = [Answer(probe="best", item="a", draw=k, prompt="", text="x", strict=True, lenient=True) for k in range(2)]
+    scored = [
+        Answer(probe=probe, item="a", draw=draw, prompt="", text="x", logprob=value, finish="scored")
+        for (probe, draw), value in rewards.items()
+    ]
+    plain = Answer(probe="plain", item="a", draw=0, prompt="", text="x", strict=True, lenient=True)
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps({"of": 1} | asdict(a)) + "\n" for a in (plain, *texts, *scored)))
+    item = EvalItem(
+        id="a", slices=("s",), turns=(("user", "x"),), targets=("x",), where="", chosen="y",
+        grader={"kind": "exact", "judge": {"kind": "reward_model", "path": "none"}},
+    )  # fmt: skip
+    log = AnswerLog(path, 0)
+    assert _liked(item, log) == [True], "as well liked as the reference"
+    assert lost_to_reference(item, log) is None
 
 
 @pytest.mark.parametrize(
