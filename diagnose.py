@@ -11,7 +11,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from diagnose.config import DiagnoseConfig, attempt, check_diagnose, guarded, load, own_groups, register_diagnose
+from diagnose.cli import attempt, guarded, load, own_groups, register_diagnose
+from diagnose.config import DiagnoseConfig, check_diagnose
 
 register_diagnose()
 

@@ -9,7 +9,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from diagnose.config import attempt, guarded, load
+from diagnose.cli import attempt, guarded, load
 from eval.config import EvalConfig, check_eval, plain_overrides, register_eval
 
 register_eval()

@@ -11,7 +11,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from diagnose.config import attempt, guarded, load
+from diagnose.cli import attempt, guarded, load
 from diagnose.errors import BadInput
 from train.config import TrainConfig, check_train, register_train, resolve_recommended
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import errno
 import math
-import os
-import re
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from diagnose.errors import BadInput, GapwiseError, RunFailed
+from diagnose.errors import BadInput
 
 WANDB_MODES = ("offline", "online", "disabled")
 PROBES = (
@@ -56,10 +52,6 @@ LEAST = {
 POSITIVE = ("model.timeout_seconds", "probes.temperature", "rule.kappa", "rule.strength", "rule.rho_weight")
 TRAINING_FIELDS = ("prompt", "messages", "completion", "chosen", "rejected", "slice", "target")
 SHARES = ("rule.tau", "rule.claim", "rule.stop", "rule.mixed_share", "rule.icc")
-LONGEST = 2000
-"""Characters of one line of a message."""
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""No room, or not allowed to write."""
 
 
 @dataclass
@@ -206,83 +198,6 @@ class DiagnoseConfig:
     launch: bool = False
 
 
-T = TypeVar("T")
-
-
-def register(name: str, schema: type, free: tuple[str, ...] = ()) -> None:
-    """Make a schema known to Hydra; dictionaries in `free` (dotted) take new keys without a `+`."""
-    from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
-
-    node = OmegaConf.structured(schema)
-    for path in free:
-        OmegaConf.set_struct(OmegaConf.select(node, path), False)
-    ConfigStore.instance().store(name=name, node=node)
-
-
-def register_diagnose() -> None:
-    """The schema of conf/diagnose.yaml."""
-    register("diagnose_schema", DiagnoseConfig, ("evalset.columns", "evalset.grader", "data.columns", "model.train"))
-
-
-def own_groups(arguments: list[str]) -> list[str]:
-    """Somebody's own paths must not inherit the demo's settings or rows: `model.path=DIR` selects `model=own` too."""
-    keys = {
-        "model": ("model.path=",),
-        "evalset": ("evalset.path=",),
-        "data": ("data.sft=", "data.preferences=", "data.prompts=", "evalset.path=", "evalset="),
-    }
-    chosen = {group for group in keys for a in arguments if a.startswith(f"{group}=")}
-    served = any(a.startswith(("model.base_url=", "model.kind=openai")) for a in arguments)
-    own = {g: "own" for g, starts in keys.items() if any(a.startswith(starts) for a in arguments)}
-    own |= {"model": "served"} if served else {}
-    more = [f"{group}={option}" for group, option in own.items() if group not in chosen]
-    # Beside the first override: Hydra's parser takes them in one piece only, before or after its own flags.
-    at = next((k for k, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
-    return [*arguments[:at], *more, *arguments[at:]]
-
-
-def load(cfg: Any, schema: type[T], verb: str) -> T:
-    """The typed config with `out` filled in.
-
-    Raises:
-        BadInput: `out` together with `-m`, which would let every job write into one directory.
-    """
-    from datetime import datetime
-
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-
-    config: Any = OmegaConf.to_object(cfg)
-    hydra = HydraConfig.get()
-    sweep = hydra.mode == RunMode.MULTIRUN
-    if config.out is not None and sweep:
-        raise BadInput("out: one directory cannot hold the jobs of a sweep (-m); leave it out, or run one job")
-    if config.out is None:
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        method = getattr(getattr(config, "method", None), "name", None)
-        name = f"{stamp}_{method}_{config.seed}_{hydra.job.num}" if sweep else stamp
-        config.out = f"outputs/{verb}/{name}"
-    assert isinstance(config, schema)
-    _check_known(config)
-    return config
-
-
-def _check_known(config: Any, at: str = "") -> None:
-    """`+KEY=VALUE` gives a config keys that nothing reads.
-
-    Raises:
-        BadInput: naming the key and those that there are.
-    """
-    known = [f.name for f in fields(config)]
-    if unknown := sorted(set(vars(config)) - set(known)):
-        raise BadInput(f"{at}{unknown[0]}: no such setting; allowed: {', '.join(known)}")
-    for name in known:
-        if is_dataclass(getattr(config, name)):
-            _check_known(getattr(config, name), f"{at}{name}.")
-
-
 def check_data(data: DataConfig) -> None:
     """Refuse columns that no training row has.
 
@@ -356,14 +271,6 @@ def _blocked(out: Path) -> bool:
     return not next(part for part in (out, *out.absolute().parents) if part.exists()).is_dir()
 
 
-def pasted(key: str, value: str) -> str:
-    """An override with a quoted value, as a shell takes it."""
-    import shlex
-
-    text = f"{key}='{_escaped(value)}'"
-    return f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
-
-
 def _closed(out: Path) -> bool:
     """Can no directory be made there? Tried, because permissions do not tell; a full disk has its own message."""
     import tempfile
@@ -374,120 +281,3 @@ def _closed(out: Path) -> bool:
             return False
     except OSError as error:
         return above.is_dir() and error.errno not in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _escaped(text: str) -> str:
-    """Inside quotes Hydra reads a backslash as an escape only before a quote."""
-    return re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
-
-
-def hydra_list(names: list[str]) -> str:
-    """A list of any texts as a Hydra override value: what Hydra would read as its own syntax or type is quoted."""
-
-    def quoted(name: str) -> str:
-        plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in (
-            "true",
-            "false",
-            "null",
-            "nan",
-            "inf",
-        )
-        return name if plain else f"'{_escaped(name)}'"
-
-    return f"[{','.join(map(quoted, names))}]"
-
-
-_ended: list[GapwiseError] = []
-
-
-def attempt(work: Callable[[], object]) -> None:
-    """Do a verb's work inside Hydra's job.
-
-    In a single run an expected error waits here for `guarded`, because Hydra would print its overrides above the
-    message; in a sweep it is raised, so that every launcher brings it to the parent process.
-    """
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    try:
-        _with_room(work)
-    except GapwiseError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise
-        _ended.append(error)
-
-
-def _with_room(work: Callable[[], object]) -> None:
-    try:
-        work()
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        again = "nothing before it is lost: the same command with the same out=DIR goes on from here"
-        raise RunFailed(f"{error.filename or 'a file of this run'}: {error.strerror}; {again}") from None
-
-
-def guarded(main: Callable[[], object]) -> int:
-    """Run a Hydra main and turn what ends it into an exit code and one message on stderr.
-
-    Hydra itself exits with 1 on a misspelt key; `HYDRA_FULL_ERROR` makes it raise instead, also under `-m`.
-    """
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    try:
-        main()
-        if _ended:
-            raise _ended.pop()
-    except GapwiseError as error:
-        print(f"\n{printable(str(error))}", file=sys.stderr)
-        return error.exit_code
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"\nconfig: {printable(_one_sentence(error))}", file=sys.stderr)
-        return BadInput.exit_code
-    except BrokenPipeError:
-        if not _unread():
-            raise
-        return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        print("\nstopped; the same command with the same out=DIR goes on from here", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _unread() -> bool:
-    """Has the reader of our output (`| head`) gone? Then Python must not try to flush into the closed pipe at exit."""
-    try:
-        print(flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
-
-
-def printable(text: str) -> str:
-    """What stands in files may not act on a terminal: no escape sequence, no direction mark, no endless line."""
-    lines = ("".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line) for line in text.split("\n"))
-    return "\n".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in lines)
-
-
-def _one_sentence(error: BaseException) -> str:
-    """The override, what is wrong with it and what is allowed, where Hydra takes many lines to say so."""
-    text, cause = str(error).strip(), str(error.__cause__ or "").strip()
-    if found := re.search(r"Could not find '(.+)'\n+Available options in '(.+)':\n((?:\t.+\n?)+)", text):
-        group, allowed = found[2], ", ".join(found[3].split())
-        own = f"; a directory or hub name: {group}.path=" if group in ("model", "evalset") else ""
-        return f"{group}={found[1].removeprefix(group + '/')}: no such file in conf/{group}; allowed: {allowed}{own}"
-    if override := getattr(error, "override", None):
-        told = text.removeprefix(f"Error parsing override '{override}'").strip().splitlines()[0]
-        return f"{override}: {told}; expected KEY=VALUE, with quotes around brackets and braces: \"KEY='VALUE'\""
-    misspelt = re.search(r"Key '.+' not in '(\w+)'", f"{text}\n{cause}")
-    modules = [sys.modules.get(f"{room}.config") for room in ("diagnose", "train", "eval")]
-    schema = next((s for m in modules if misspelt and (s := getattr(m, misspelt[1], None))), None)
-    if schema and (found := re.search(r"Could not override '(.+)'", text)):
-        return f"{found[1]}: no such setting; allowed: {', '.join(f.name for f in fields(schema))}"
-    if cause and (found := re.match(r"Error merging override (.+)", text)):
-        return f"{found[1]}: {cause.splitlines()[0]}"
-    said = text if cause in text else f"{text}\n{cause}"
-    return " ".join(line.strip() for line in said.splitlines() if not line.startswith("See https://"))

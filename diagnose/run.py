@@ -14,25 +14,27 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.answers import AnswerLog
-from diagnose.attribute import attribute
-from diagnose.budget import spend
-from diagnose.calibration import calibrated, version_for
+from diagnose.adaptive import spend
+from diagnose.advice.recommend import SOURCE, recommend
+from diagnose.advice.wording import TRAINING
 from diagnose.config import DataConfig, DiagnoseConfig
-from diagnose.console import Bars, show_diagnosis
-from diagnose.controls import agreement, grader_controls, judge_controls, margin_controls
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet, by_slice, hints, read_evalset, slice_name
-from diagnose.judge import Judges
-from diagnose.model import Model, load_model, render_sha
+from diagnose.items.evalset import EvalSet, by_slice, hints, read_evalset, slice_name
+from diagnose.items.rows import read_rows
+from diagnose.models import load_model
+from diagnose.models.base import Model, render_sha
+from diagnose.probes.answers import AnswerLog
+from diagnose.probes.judge import Judges
 from diagnose.provenance import ROOT, provenance, write_json, write_whole, writing
-from diagnose.reasons import TRAINING
-from diagnose.recommend import SOURCE, recommend
 from diagnose.records import Diagnosis
-from diagnose.report import render_markdown, render_report
-from diagnose.rows import read_rows
-from diagnose.tracking import log_diagnosis
-from diagnose.verdicts import verdicts
+from diagnose.report.console import show_diagnosis
+from diagnose.report.html import render_markdown, render_report
+from diagnose.report.progress import Bars
+from diagnose.report.wandb import log_diagnosis
+from diagnose.verdict.calibration import calibrated, version_for
+from diagnose.verdict.controls import agreement, grader_controls, judge_controls, margin_controls
+from diagnose.verdict.decide import verdicts
+from diagnose.verdict.mixture import attribute
 
 SAME_ANSWERS = ("batch_size", "concurrency", "timeout_seconds", "retries", "lora_targets", "train_batch_size", "train")
 """Settings of a model that do not change what it answers."""

@@ -13,10 +13,10 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from diagnose.grade import normal
+from diagnose.grading.grade import normal
 from diagnose.records import EvalItem
-from eval.ask import ARM_PROBE, Measurement
 from eval.config import GateConfig
+from eval.measure import ARM_PROBE, Measurement
 from eval.records import RunResult, SliceDelta
 
 ALPHA = 0.05

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from diagnose.config import WandbConfig, register
+from diagnose.cli import register
+from diagnose.config import WandbConfig
 from diagnose.errors import BadInput
 
 ARMS = ("prompt", "retrieval")

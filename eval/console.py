@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from diagnose.console import safe, short
+from diagnose.report.words import safe, short
 from eval.records import Comparison, RunResult, SliceDelta
 
 COLOURS = {"PASS": "green", "WARN": "yellow", "BLOCK": "red", "INCONCLUSIVE": "bright_black"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from diagnose.report import HERE as STYLE
-from diagnose.report import environment
+from diagnose.report.html import HERE as STYLE
+from diagnose.report.html import environment
 from eval.console import delta_text, p_text
 from eval.records import Comparison
 

@@ -9,18 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diagnose.answers import AnswerLog
 from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
-from diagnose.console import Bars
 from diagnose.errors import BadInput, Blocked, Inconclusive
-from diagnose.evalset import EvalSet, read_evalset
-from diagnose.judge import Judges
-from diagnose.model import load_model, render_differs, render_sha
+from diagnose.items.evalset import EvalSet, read_evalset
+from diagnose.models import load_model
+from diagnose.models.base import render_differs, render_sha
+from diagnose.probes.answers import AnswerLog
+from diagnose.probes.judge import Judges
 from diagnose.provenance import file_sha, provenance, write_json, write_whole
-from eval.ask import Measurement, measure
+from diagnose.report.progress import Bars
 from eval.compare import best_and_regret, compare_run
 from eval.config import EvalConfig
 from eval.console import show_comparison
+from eval.measure import Measurement, measure
 from eval.records import Comparison, RunResult
 from eval.report import render_report
 from eval.tracking import log_comparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from diagnose.config import WandbConfig
-from diagnose.tracking import start_run
+from diagnose.report.wandb import start_run
 from eval.records import Comparison
 
 

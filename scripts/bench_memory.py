@@ -17,14 +17,14 @@ from typing import Any
 
 import yaml
 
-from diagnose.answers import AnswerLog
-from diagnose.budget import spend
+from diagnose.adaptive import spend
 from diagnose.config import DiagnoseConfig, EvalSetConfig, RuleConfig
-from diagnose.evalset import read_evalset
-from diagnose.judge import Judges
-from diagnose.model import Completion, Form, Score
+from diagnose.items.evalset import read_evalset
+from diagnose.models.base import Completion, Form, Score
+from diagnose.probes.answers import AnswerLog
+from diagnose.probes.judge import Judges
 from diagnose.records import EvalItem, Prompt
-from diagnose.report import render_report
+from diagnose.report.html import render_report
 from diagnose.run import conclude
 
 ROOT = Path(__file__).resolve().parent.parent

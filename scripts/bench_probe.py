@@ -28,8 +28,8 @@ from typing import Any
 import torch
 
 from diagnose.config import ModelConfig
-from diagnose.hf import HFModel
-from diagnose.load import best_device
+from diagnose.models.hf import HFModel
+from diagnose.models.weights import best_device
 from diagnose.records import Prompt
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,10 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: 
 
 import pytest
 
-from diagnose.calibration import calibrated
 from diagnose.config import DiagnoseConfig, EvalSetConfig, RuleConfig
-from diagnose.model import Completion, Form, Score
+from diagnose.models.base import Completion, Form, Score
 from diagnose.records import EvalItem, Prompt
+from diagnose.verdict.calibration import calibrated
 from scripts.planted.slices import shipped_rule
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,10 +185,10 @@ def _content(text: str) -> str:
 @pytest.fixture
 def diagnose_scripted(tmp_path: Path, rule: RuleConfig) -> Iterator[Any]:
     """Diagnose a scripted model on planted rows: classes → Diagnosis."""
-    from diagnose.answers import AnswerLog
-    from diagnose.budget import spend
-    from diagnose.evalset import read_evalset
-    from diagnose.judge import Judges
+    from diagnose.adaptive import spend
+    from diagnose.items.evalset import read_evalset
+    from diagnose.probes.answers import AnswerLog
+    from diagnose.probes.judge import Judges
     from diagnose.run import conclude
 
     def diagnose(rows: list[dict[str, Any]], seed: int = 0, model: Any = ScriptedModel, **probes: Any) -> Any:

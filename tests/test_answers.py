@@ -7,11 +7,11 @@ from pathlib import Path
 
 from conftest import ScriptedModel, planted_rows
 
-from diagnose.answers import AnswerLog
 from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
-from diagnose.evalset import EvalSet, read_evalset
-from diagnose.judge import Judges
-from diagnose.probes import climb
+from diagnose.items.evalset import EvalSet, read_evalset
+from diagnose.probes.answers import AnswerLog
+from diagnose.probes.judge import Judges
+from diagnose.probes.run import climb
 
 JUDGES = Judges(ModelConfig())
 ROWS = planted_rows({"a": ["absent"] * 20, "b": ["format"] * 20, "c": ["latent"] * 20})
@@ -69,7 +69,7 @@ def test_an_item_that_does_not_fit_is_unscored_not_wrong(tmp_path: Path) -> None
 def test_exemplars_bring_no_second_system_turn(tmp_path: Path) -> None:
     import json
 
-    from diagnose.probes import shaped
+    from diagnose.probes.prompts import shaped
 
     path = tmp_path / "chat.jsonl"
     rows = [

@@ -22,6 +22,7 @@ from conftest import ROOT, run_verb
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from diagnose.cli import register_diagnose
 from diagnose.config import (
     DiagnoseConfig,
     EvalSetConfig,
@@ -30,12 +31,11 @@ from diagnose.config import (
     RuleConfig,
     WandbConfig,
     check_diagnose,
-    register_diagnose,
 )
 from diagnose.errors import BadInput, GapwiseError
-from diagnose.grade import KINDS as GRADER_KINDS
-from diagnose.instructions import KINDS
-from diagnose.rows import MAX_ROW_BYTES
+from diagnose.grading.grade import KINDS as GRADER_KINDS
+from diagnose.grading.ifeval import KINDS
+from diagnose.items.rows import MAX_ROW_BYTES
 
 DEMO = ROOT / "tests" / "data" / "demo"
 MODEL = DEMO / "model"
@@ -282,7 +282,7 @@ def test_null_keys_of_a_grader_are_absent_ones(tmp_path: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    from diagnose.evalset import read_evalset
+    from diagnose.items.evalset import read_evalset
 
     rows = [GOOD | {"grader": {"kind": "regex", "pattern": "^Oak"}}, GOOD | {"id": "b", "grader": {"kind": "exact"}}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "set.parquet")
@@ -650,7 +650,7 @@ def test_a_wrong_end_token_blocks_before_probing(tmp_path: Path, rule: RuleConfi
 
 def test_a_causal_model_is_no_reward_model(tmp_path: Path, rule: RuleConfig) -> None:
     """Its head would be random, and so would every preference."""
-    from diagnose.reward import RewardModel
+    from diagnose.models.reward import RewardModel
 
     with pytest.raises(BadInput, match="judge.path=.*ForSequenceClassification.*expected a reward model"):
         RewardModel(str(MODEL))

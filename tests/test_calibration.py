@@ -15,17 +15,19 @@ import numpy as np
 import pytest
 from conftest import ROOT, WANTED_TONE, ScriptedModel, planted_rows
 
-from diagnose.answers import AnswerLog, cramped
-from diagnose.attribute import attribute
-from diagnose.calibration import FITTED, calibrated, read_calibration, version_for
 from diagnose.config import EvalSetConfig, ProbesConfig, RuleConfig
-from diagnose.controls import agreement
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet, read_evalset
-from diagnose.model import Score
-from diagnose.probes import judgements, oracles, plain
+from diagnose.items.evalset import EvalSet, read_evalset
+from diagnose.models.base import Score
+from diagnose.probes.answers import AnswerLog, cramped
+from diagnose.probes.contexts import oracles
+from diagnose.probes.judge import judgements
+from diagnose.probes.prompts import plain
 from diagnose.records import CLASSES, EvalItem
-from diagnose.verdicts import decide
+from diagnose.verdict.calibration import FITTED, calibrated, read_calibration, version_for
+from diagnose.verdict.controls import agreement
+from diagnose.verdict.decide import decide
+from diagnose.verdict.mixture import attribute
 from scripts.make_demo import made_up_names, write_jsonl
 from scripts.planted import fit, scores
 from scripts.planted.base import chat_or_statement, took

@@ -12,8 +12,10 @@ from conftest import ROOT, run_verb
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from diagnose.config import DiagnoseConfig, own_groups, pasted, register_diagnose
+from diagnose.cli import own_groups, register_diagnose
+from diagnose.config import DiagnoseConfig
 from diagnose.errors import BadInput
+from diagnose.text import pasted
 from eval.config import EvalConfig, register_eval
 from train.config import TrainConfig, check_train, lora_fields, register_train, trl_fields
 
@@ -139,7 +141,7 @@ def test_help_and_config_errors_do_not_import_torch(verb: str) -> None:
 def test_any_slice_name_survives_the_printed_command(name: str) -> None:
     import shlex
 
-    from diagnose.config import hydra_list
+    from diagnose.text import hydra_list
 
     printed = shlex.quote(f"data.slices={hydra_list([name, 'other'])}")
     config = composed("train", *shlex.split(printed))

@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diagnose.config import ModelConfig
-from diagnose.decode import uniforms
 from diagnose.errors import BadInput, RunFailed
-from diagnose.hf import HFModel, check_end_token
+from diagnose.models.decode import uniforms
+from diagnose.models.hf import HFModel, check_end_token
 from diagnose.records import Prompt
 
 DEMO = str(Path(__file__).parent / "data" / "demo" / "model")
@@ -85,7 +85,7 @@ BEHIND = [Prompt((*SHOTS, ("user", q))) for q in QUESTIONS]
 
 
 def test_what_prompts_share_is_read_once_and_changes_nothing(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diagnose import prefill
+    from diagnose.models import prefill
 
     shared = prefill._shared([model.encode(p) for p in BEHIND])
     assert shared >= len(model.encode(Prompt(SHOTS[:-1])))
@@ -120,7 +120,7 @@ def test_exemplars_are_remembered_and_never_mistaken_for_others(
 
 @pytest.mark.parametrize("questions", [QUESTIONS, QUESTIONS[:1] * 4], ids=["padded", "of one length"])
 def test_a_cache_that_grows_in_place_changes_nothing(model: HFModel, questions: list[str]) -> None:
-    from diagnose.decode import ROOMY
+    from diagnose.models.decode import ROOMY
 
     prompts = [Prompt((*SHOTS * 3, ("user", q))) for q in questions]
     ours = [c[0].text for c in model.generate(prompts, KEYS[: len(prompts)])]
@@ -135,8 +135,8 @@ def test_a_cache_that_grows_in_place_changes_nothing(model: HFModel, questions: 
 def test_grouped_queries_and_other_kernels_see_the_same(attention: str) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from diagnose.decode import decode
-    from diagnose.prefill import Reader
+    from diagnose.models.decode import decode
+    from diagnose.models.prefill import Reader
 
     torch.manual_seed(0)
     small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
@@ -155,7 +155,7 @@ def test_a_sliding_window_shares_nothing() -> None:
 
     from transformers import LlamaConfig, MistralConfig
 
-    from diagnose.prefill import _sees_everything
+    from diagnose.models.prefill import _sees_everything
 
     assert _sees_everything(SimpleNamespace(config=LlamaConfig()))
     assert not _sees_everything(SimpleNamespace(config=MistralConfig(sliding_window=64)))
@@ -188,7 +188,7 @@ def test_nothing_needs_what_apple_s_gpu_lacks(model: HFModel) -> None:
 
 
 def test_scores_do_not_depend_on_how_many_are_held_at_once(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diagnose import decode
+    from diagnose.models import decode
 
     tails = ["Oakford", "With pleasure: weaver", "opal ruby jade"] * 4
     whole = model.logprob(PROMPTS, tails)
@@ -199,7 +199,7 @@ def test_scores_do_not_depend_on_how_many_are_held_at_once(model: HFModel, monke
 def test_a_batch_that_does_not_fit_is_halved_and_says_the_same(
     model: HFModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from diagnose import decode
+    from diagnose.models import decode
 
     whole = model.generate(PROMPTS, KEYS, n=5, temperature=1.0), model.logprob(PROMPTS, ["opal"] * len(PROMPTS))
     real_decode, real_score, sizes = decode.decode, decode.score, []
@@ -252,7 +252,7 @@ def test_a_batch_that_really_does_not_fit_is_halved_and_says_the_same() -> None:
 
 
 def test_what_fits_in_no_batch_is_said(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diagnose import decode
+    from diagnose.models import decode
 
     def never(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -10,7 +10,7 @@ import pytest
 
 from diagnose.config import EvalSetConfig
 from diagnose.errors import BadInput
-from diagnose.evalset import RESERVED, read_evalset
+from diagnose.items.evalset import RESERVED, read_evalset
 
 GOOD = {"id": "a", "slice": "s", "prompt": "Capital of France?", "target": "Paris"}
 
@@ -105,7 +105,7 @@ def test_wrong_mappings_are_named(tmp_path: Path, columns: dict[str, str], says:
 
 
 def test_json_targets_under_the_exact_grader_are_hinted_at(tmp_path: Path) -> None:
-    from diagnose.evalset import hints
+    from diagnose.items.evalset import hints
 
     row = GOOD | {"target": '{"a": 1}'}
     assert "grader.kind=json" in hints(many(tmp_path, [row]))[0]

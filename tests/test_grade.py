@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from diagnose.errors import BadInput
-from diagnose.grade import check_grader, grade, prefers
+from diagnose.grading.grade import check_grader, grade, prefers
 from diagnose.records import EvalItem
 
 PERSON = {

@@ -16,12 +16,10 @@ from typing import Any
 import pytest
 from conftest import planted_rows, run_verb
 
-from diagnose.config import (
-    printable,
-)
 from diagnose.errors import BadInput
-from diagnose.grade import check_grader, grade
+from diagnose.grading.grade import check_grader, grade
 from diagnose.records import EvalItem
+from diagnose.text import printable
 
 # ---------------------------------------------------------------- what a model says, while it is read
 
@@ -130,7 +128,7 @@ def dumped(browser: str, page: str, folder: Path) -> Elements:
 
 
 def test_hostile_texts_make_no_element_in_a_browser(diagnosis_of: Callable[[str], Any], tmp_path: Path) -> None:
-    from diagnose.report import render_report
+    from diagnose.report.html import render_report
 
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
@@ -147,7 +145,7 @@ def test_hostile_texts_make_no_element_in_a_browser(diagnosis_of: Callable[[str]
 def test_hostile_texts_do_nothing_in_the_terminal(
     diagnosis_of: Callable[[str], Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from diagnose.console import show_diagnosis
+    from diagnose.report.console import show_diagnosis
 
     shown = {}
     for name, text in (("hostile", HOSTILE), ("harmless", HARMLESS)):

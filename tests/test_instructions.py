@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from diagnose.errors import BadInput
-from diagnose.instructions import KINDS, LANGUAGES, check_instructions, follows
+from diagnose.grading.ifeval import KINDS, LANGUAGES, check_instructions, follows
 
 DATA = Path(os.environ.get("GAPWISE_DATA", ROOT.parent / "shared" / "data")) / "ifeval" / "input_data.jsonl"
 GERMAN = "Der schnelle braune Fuchs springt über den faulen Hund und läuft dann in den dunklen Wald hinein."

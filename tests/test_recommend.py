@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from conftest import VALUES, WANTED_TONE, ScriptedModel, planted_rows
 
-from diagnose.answers import AnswerLog
+from diagnose.advice.observables import _liked
+from diagnose.advice.recommend import _seems_right, preference_priors
 from diagnose.config import ProbesConfig, RuleConfig
-from diagnose.evidence import lost_to_reference
-from diagnose.model import Completion, Form, Score
-from diagnose.observables import _liked
-from diagnose.recommend import _seems_right, preference_priors
+from diagnose.models.base import Completion, Form, Score
+from diagnose.probes.answers import AnswerLog
+from diagnose.probes.judge import lost_to_reference
 from diagnose.records import Answer, EvalItem, Prompt
 
 SCHEMA = {"type": "object", "properties": {"value": {"type": "string"}}, "required": ["value"]}
@@ -300,7 +300,7 @@ def test_advice_for_several_slices_speaks_of_the_tries_of_all_of_them(diagnose_s
 
 
 def test_lifts_for_several_slices_are_each_method_s_least(diagnose_scripted: Any) -> None:
-    from diagnose.console import expected_lifts
+    from diagnose.report.words import expected_lifts
 
     (merged,) = diagnose_scripted(planted_rows({"a": ["format"] * 40, "b": ["format"] * 60})).recommendations
     for method, lift in merged.least_lifts.items():

@@ -9,20 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diagnose.console as console
 import pytest
 from conftest import planted_rows
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-import diagnose.console as console
 from diagnose.config import ProbesConfig, WandbConfig
-from diagnose.console import MISSING, Bars, by_gap, gap, gap_interval, interval, safe, show_diagnosis
-from diagnose.evalset import EvalSet
-from diagnose.probes import missing_probes
+from diagnose.items.evalset import EvalSet
+from diagnose.probes.missing import missing_probes
 from diagnose.records import CLASSES, Answer, Diagnosis, EvalItem, Recommendation, SliceVerdict
-from diagnose.report import LABELS, TEXTS, render_markdown, render_report, visible
-from diagnose.tracking import log_diagnosis
-from diagnose.verdicts import rate
+from diagnose.report.console import show_diagnosis
+from diagnose.report.html import LABELS, TEXTS, render_markdown, render_report, visible
+from diagnose.report.progress import Bars
+from diagnose.report.wandb import log_diagnosis
+from diagnose.report.words import MISSING, by_gap, gap, gap_interval, interval, safe
+from diagnose.stats import rate
 
 NASTY = [
     "<script>alert(1)</script>",

@@ -11,7 +11,7 @@ import pytest
 
 from diagnose.config import EvalSetConfig
 from diagnose.errors import BadInput
-from diagnose.evalset import RESERVED, read_evalset
+from diagnose.items.evalset import RESERVED, read_evalset
 from diagnose.records import EvalItem
 
 ROWS: list[dict[str, Any]] = [
@@ -155,7 +155,7 @@ def test_exemplars_come_from_clusters_where_all_items_have_one(tmp_path: Path) -
     ],
 )
 def test_regex(grader: dict[str, Any], target: str | None, text: str, strict: bool, lenient: bool) -> None:
-    from diagnose.grade import check_grader, grade
+    from diagnose.grading.grade import check_grader, grade
 
     full = {"kind": "regex"} | grader
     check_grader(full, "here")

@@ -17,8 +17,8 @@ from test_planted import EXPECTED, PURE
 
 from diagnose.config import DiagnoseConfig, EvalSetConfig, ModelConfig, ProbesConfig, RuleConfig, WandbConfig
 from diagnose.errors import BadInput, RunFailed
-from diagnose.judge import LETTER, Judges
-from diagnose.model import load_model
+from diagnose.models import load_model
+from diagnose.probes.judge import LETTER, Judges
 from diagnose.records import Diagnosis, Prompt
 from diagnose.run import run
 
@@ -395,10 +395,10 @@ def test_a_judge_is_believed_in_both_orders_only(toned: Rows, diagnose: Any, kin
 
 
 def test_eval_asks_the_judge_about_base_and_run(toned: Rows, tmp_path: Path) -> None:
-    from diagnose.answers import AnswerLog
-    from diagnose.evalset import read_evalset
-    from eval.ask import measure
+    from diagnose.items.evalset import read_evalset
+    from diagnose.probes.answers import AnswerLog
     from eval.compare import pairs
+    from eval.measure import measure
 
     class Tuned(ScriptedModel):
         """What training was for: it says everything in the wanted tone."""
@@ -454,7 +454,7 @@ def test_a_grader_that_cannot_be_read_leaves_items_unscored(diagnose: Any) -> No
 
 
 def test_a_judge_that_is_not_there_is_named_as_the_judge(served: ScriptedServer, diagnose: Any, toned: Rows) -> None:
-    from diagnose.evalset import _item
+    from diagnose.items.evalset import _item
 
     item = _item(toned[0], "set.jsonl:1", 1, EvalSetConfig())
     with pytest.raises(BadInput, match=r"judge\.base_url=http://127\.0\.0\.1:9/v1: no usable answer from 'judge'"):
@@ -489,7 +489,7 @@ def test_a_letter_is_read_only_where_it_stands_for_itself(text: str, letter: str
 def test_half_a_surrogate_pair_is_replaced_because_no_file_can_hold_it() -> None:
     from types import SimpleNamespace
 
-    from diagnose.served import ServedModel
+    from diagnose.models.served import ServedModel
 
     choice = SimpleNamespace(message=SimpleNamespace(content="opal \ud83d"), finish_reason="stop")
     model = ServedModel(ModelConfig(kind="openai", base_url="http://localhost:1", name="m"))

@@ -217,7 +217,7 @@ def test_slices_of_rows_are_read_like_those_of_items(tmp_path: Path) -> None:
 
 
 def test_a_beginning_token_that_the_tokenizer_does_not_add_is_in_the_training_text() -> None:
-    from diagnose.hf import HFModel
+    from diagnose.models.hf import HFModel
     from diagnose.records import Prompt
 
     model = HFModel(ModelConfig(path=str(DEMO / "model"), dtype="float32", device="cpu"))
@@ -276,7 +276,7 @@ def test_no_rows_left_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_training_text_is_the_text_that_diagnose_asks() -> None:
-    from diagnose.hf import HFModel
+    from diagnose.models.hf import HFModel
     from diagnose.records import Prompt
 
     model = HFModel(ModelConfig(path=str(DEMO / "model"), dtype="float32", device="cpu", system_prompt="Be brief."))

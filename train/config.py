@@ -10,8 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from diagnose.config import DataConfig, ModelConfig, WandbConfig, check_data, hydra_list, register
+from diagnose.cli import register
+from diagnose.config import DataConfig, ModelConfig, WandbConfig, check_data
 from diagnose.errors import BadInput
+from diagnose.text import hydra_list
 
 METHODS = ("sft", "dpo", "sft_dpo", "rlhf")
 STAGES = {

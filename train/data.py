@@ -9,10 +9,10 @@ from typing import Any
 
 from diagnose.config import DataConfig
 from diagnose.errors import BadInput
-from diagnose.evalset import slice_name
-from diagnose.model import lay_out, with_system
+from diagnose.items.evalset import slice_name
+from diagnose.items.rows import read_rows
+from diagnose.models.base import lay_out, with_system
 from diagnose.provenance import source_sha
-from diagnose.rows import read_rows
 
 COLUMNS = {"sft": ("prompt", "completion"), "preferences": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
 NEEDS = {"sft": ("sft",), "dpo": ("preferences",), "sft_dpo": ("preferences",), "rlhf": ("preferences",)}

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from diagnose.decode import decode
-from diagnose.grade import grade, prefers
-from diagnose.load import end_ids
-from diagnose.model import lay_out
-from diagnose.prefill import Reader
+from diagnose.grading.grade import grade, prefers
+from diagnose.models.base import lay_out
+from diagnose.models.decode import decode
+from diagnose.models.prefill import Reader
+from diagnose.models.weights import end_ids
 from diagnose.records import EvalItem
 from train.job import Job, batches
 

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from diagnose.config import DataConfig, ModelConfig, WandbConfig
-from diagnose.load import load_tokenizer
+from diagnose.models.weights import load_tokenizer
 from train.config import TrainConfig
 from train.data import Rows, for_trl
 

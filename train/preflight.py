@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diagnose.load import end_ids, load_tokenizer, render_of
-from diagnose.model import lay_out, render_differs
+from diagnose.models.base import lay_out, render_differs
+from diagnose.models.weights import end_ids, load_tokenizer, render_of
 from train.config import ARGS_OF, TrainConfig
 from train.data import Rows
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from diagnose.errors import Blocked
-from diagnose.verdicts import rate
+from diagnose.stats import rate
 from train.gold import GoldWatch
 from train.job import Job, batches
 

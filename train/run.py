@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Console
 
 from diagnose.config import DataConfig, EvalSetConfig, ModelConfig
-from diagnose.console import safe, short
 from diagnose.errors import BadInput, Blocked, RunFailed
-from diagnose.evalset import read_evalset
-from diagnose.model import render_sha
+from diagnose.items.evalset import read_evalset
+from diagnose.models.base import render_sha
 from diagnose.provenance import ROOT, provenance, write_json
 from diagnose.records import EvalItem
+from diagnose.report.words import safe, short
 from train.config import STAGES, TrainConfig, read_diagnosis
 from train.data import Rows, read_training
 from train.preflight import Check, current_render, preflight

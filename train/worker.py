@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.errors import Blocked
-from diagnose.load import best_device
+from diagnose.models.weights import best_device
 from diagnose.provenance import write_json
-from diagnose.tracking import start_run
+from diagnose.report.wandb import start_run
 
 
 def main(out: Path) -> int:

@@ -25,13 +25,13 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import betaln, expit, gammaln, logit
 
-from diagnose.calibration import Calibration
 from diagnose.config import ProbesConfig, RuleConfig
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet
-from diagnose.evidence import LEVELS, WINS, Evidence, gather, slice_floors
-from diagnose.probes import missing_probes
+from diagnose.items.evalset import EvalSet
+from diagnose.probes.missing import missing_probes
 from diagnose.records import CLASSES, rounded
+from diagnose.verdict.calibration import Calibration
+from diagnose.verdict.evidence import LEVELS, WINS, Evidence, gather, slice_floors
 from scripts.planted import scores
 from scripts.planted.slices import Pool, Recording, World, judged, recording, shipped_rule
 from scripts.planted.stopping import stopped

@@ -9,7 +9,7 @@ import numpy as np
 from statsmodels.stats.proportion import proportion_confint
 
 from diagnose.records import CLASSES
-from diagnose.verdicts import GAPS
+from diagnose.verdict.decide import GAPS
 
 VERDICTS = ("none", *GAPS)
 Slices = list[dict[str, Any]]

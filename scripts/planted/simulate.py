@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
-from diagnose.attribute import gibbs
-from diagnose.calibration import calibrated
 from diagnose.config import RuleConfig
-from diagnose.evidence import LEVELS, WINS, Evidence
 from diagnose.provenance import ROOT
 from diagnose.records import CLASSES, KNOWLEDGE
-from diagnose.verdicts import GAPS, decide
+from diagnose.verdict.calibration import calibrated
+from diagnose.verdict.decide import GAPS, decide
+from diagnose.verdict.evidence import LEVELS, WINS, Evidence
+from diagnose.verdict.mixture import gibbs
 from scripts.planted.scores import ece, interval, macro_f1
 from scripts.planted.slices import shipped_rule
 

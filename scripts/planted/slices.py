@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import yaml
 
-from diagnose.answers import AnswerLog
-from diagnose.attribute import attribute
 from diagnose.config import EvalSetConfig, ProbesConfig, RuleConfig
 from diagnose.errors import BadInput
-from diagnose.evalset import EvalSet, by_slice, read_evalset
-from diagnose.evidence import lost_to_reference
+from diagnose.items.evalset import EvalSet, by_slice, read_evalset
+from diagnose.probes.answers import AnswerLog
+from diagnose.probes.judge import lost_to_reference
 from diagnose.provenance import ROOT
 from diagnose.records import CLASSES, KNOWLEDGE, EvalItem
-from diagnose.verdicts import GAPS, decide, masses, waterfall
+from diagnose.verdict.decide import GAPS, decide, masses, waterfall
+from diagnose.verdict.mixture import attribute
 
 Array = np.ndarray
 

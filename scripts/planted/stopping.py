@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.answers import AnswerLog
-from diagnose.budget import settled
+from diagnose.adaptive import settled
 from diagnose.config import ProbesConfig, RuleConfig
+from diagnose.probes.answers import AnswerLog
 from scripts.planted.slices import Planted, judged
 
 

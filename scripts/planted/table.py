@@ -25,10 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.calibration import calibrated
 from diagnose.config import PROBES, ProbesConfig, RuleConfig
 from diagnose.provenance import ROOT, file_sha, write_whole
 from diagnose.records import rounded
+from diagnose.verdict.calibration import calibrated
 from scripts.planted import scores
 from scripts.planted.picture import draw, markdown
 from scripts.planted.scores import Slices, by_organism
@@ -211,7 +211,7 @@ def answers_sha(run: Path) -> str:
 @cache
 def code_sha() -> str:
     """Of everything that a judged slice depends on, besides its job and the answers."""
-    files = [*(ROOT / "diagnose").glob("*.py")]
+    files = [*(ROOT / "diagnose").rglob("*.py")]
     files += [ROOT / "scripts" / "planted" / name for name in ("slices.py", "stopping.py", "table.py")]
     return hashlib.sha256("".join(file_sha(path) for path in sorted(files)).encode()).hexdigest()
 

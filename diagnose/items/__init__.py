@@ -1,0 +1,1 @@
+"""Eval-set files → rows → items."""

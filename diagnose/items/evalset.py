@@ -1,0 +1,292 @@
+"""Rows → list[EvalItem]; every complaint names file:line, and every gold answer must pass its own grader."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diagnose.config import EvalSetConfig
+from diagnose.errors import BadInput
+from diagnose.grading.grade import NEEDS_NO_GOLD, check_grader, grade, prefers
+from diagnose.items.rows import read_rows
+from diagnose.provenance import source_sha
+from diagnose.records import EvalItem
+from diagnose.text import hash_order, printable
+
+TEXT_FIELDS = ("context", "chosen", "rejected", "statement", "cluster", "group")
+LIST_FIELDS = ("choices", "distractors", "paraphrases")
+PARSED = ("grader", "messages", "slice", "annotations", *LIST_FIELDS)
+"""Fields that may come as JSON text."""
+OWN_FIELDS = {"id", "slice", "prompt", "messages", "target", "grader", "annotations", *TEXT_FIELDS, *LIST_FIELDS}
+RESERVED = 4
+"""Items per slice kept back as exemplars, never scored."""
+RESERVE_FROM = 12
+"""Smaller slices keep all their items; `shaped` is then missing."""
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """The items that are scored, and per slice the exemplars that are not."""
+
+    items: list[EvalItem]
+    exemplars: dict[str, list[EvalItem]]
+    sha256: str
+
+    @property
+    def slices(self) -> list[str]:
+        """Names of all slices, sorted."""
+        return sorted({name for item in self.items for name in item.slices})
+
+
+def read_evalset(config: EvalSetConfig) -> EvalSet:
+    """Read, check and split an eval set.
+
+    Raises:
+        BadInput: the file, a row or a gold answer is not usable.
+    """
+    assert config.path is not None
+    if unknown := sorted(set(config.columns) - OWN_FIELDS):
+        allowed = ", ".join(sorted(OWN_FIELDS))
+        raise BadInput(f"evalset.columns.{unknown[0]}: no field of an eval item; allowed: {allowed}")
+    rows = read_rows(config.path, config.columns, config.split, config.subset)
+    items = [_item(row, where, number, config) for number, (row, where) in enumerate(rows, 1)]
+    if not items:
+        raise BadInput(f"{config.path}: holds no rows; an eval set has one item a row")
+    _check_ids(items)
+    _check_one_kind(items)
+    _check_gold(items)
+    items = _limited(items, config.limit)
+    exemplars, kept_back = _reserve(items)
+    return EvalSet([i for i in items if i.id not in kept_back], exemplars, _identity(config, items))
+
+
+def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
+    """slice → its items; an item of several slices stands in each."""
+    members: dict[str, list[EvalItem]] = defaultdict(list)
+    for item in items:
+        for name in item.slices:
+            members[name].append(item)
+    return members
+
+
+def hints(evalset: EvalSet) -> list[str]:
+    """What is allowed but probably not meant: `exact` cannot see a JSON answer's content in another form."""
+    as_text = [i for i in evalset.items if i.grader["kind"] == "exact" and i.targets and _is_object(i.targets[0])]
+    if not as_text:
+        return []
+    names = printable(", ".join(sorted({name for i in as_text for name in i.slices})))
+    return [
+        f"hint: {len(as_text)} targets in {names} are JSON objects read by the exact grader, which takes right content "
+        "in another form for wrong; evalset.grader.kind=json (or a grader per row) reads both"
+    ]
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def slice_name(row: dict[str, Any]) -> str:
+    """The slice of a training row; '' where it has none; the first of several."""
+    value = row.get("slice")
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return "" if value is None else str(value)
+
+
+def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -> EvalItem:
+    row = row | {name: _parsed(row[name], name, where) for name in PARSED if isinstance(row.get(name), str)}
+    grader = row.get("grader") or config.grader
+    if isinstance(grader, dict):  # Parquet gives every row all keys of a column, null where the row has none
+        grader = {key: value for key, value in grader.items() if value is not None}
+    check_grader(grader, where)
+    for name in TEXT_FIELDS:
+        if not isinstance(row.get(name), str | None):
+            raise BadInput(f"{where}: {name} is a {type(row[name]).__name__}; expected text")
+    optional: dict[str, Any] = {name: row.get(name) for name in TEXT_FIELDS}
+    optional |= {name: _texts(None if row.get(name) == "" else row.get(name), name, where) for name in LIST_FIELDS}
+    item = EvalItem(
+        id=_id(row.get("id"), number, where),
+        slices=tuple(dict.fromkeys(_texts("all" if row.get("slice") is None else row["slice"], "slice", where))),
+        turns=_turns(row, where),
+        targets=_texts(_several(row.get("target", ()), grader), "target", where),
+        grader=grader,
+        chat=row.get("messages") is not None,
+        annotations=_annotations(row.get("annotations"), where),
+        where=where,
+        extra={key: value for key, value in row.items() if key not in OWN_FIELDS},
+        **optional,
+    )
+    goldless = grader["kind"] in NEEDS_NO_GOLD or (grader["kind"] == "json" and grader.get("schema"))
+    if not item.targets and not item.chosen and not goldless:
+        raise BadInput(f"{where}: neither target nor chosen; the {grader['kind']} grader needs one")
+    if not item.slices:
+        raise BadInput(f"{where}: slice is an empty list")
+    for name, texts in (("target", item.targets), ("slice", item.slices), ("distractors", item.distractors)):
+        if any(not text.strip() for text in texts):
+            found = "is empty" if len(texts) == 1 else "holds an empty text"
+            raise BadInput(f"{where}: {name} {found}; expected text with something in it")
+    if item.chosen and not item.chosen.strip():
+        raise BadInput(f"{where}: chosen is empty")
+    if both := set(item.targets) & set(item.distractors):
+        raise BadInput(f"{where}: {min(both)!r} is target and distractor; a distractor is a wrong answer")
+    return item
+
+
+def _id(value: Any, number: int, where: str) -> str:
+    if value is None:
+        return f"line-{number}"
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
+        raise BadInput(f"{where}: id is {value!r}; expected a text or a number")
+    return str(value)
+
+
+def _turns(row: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
+    if row.get("messages") is not None:
+        messages = row["messages"]
+        fine = isinstance(messages, list) and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+            for m in messages
+        )
+        if not fine or not messages or messages[-1]["role"] == "assistant" or not messages[-1]["content"].strip():
+            raise BadInput(f'{where}: messages must be [{{"role": …, "content": …}}, …] that ends before the answer')
+        return tuple((m["role"], m["content"]) for m in messages)
+    prompt = row.get("prompt")
+    if prompt is not None and not isinstance(prompt, str):
+        raise BadInput(f"{where}: prompt is a {type(prompt).__name__}; expected text")
+    if prompt is None or not prompt.strip():
+        raise BadInput(f"{where}: no prompt and no messages; found: {', '.join(row)}")
+    return (("user", prompt),)
+
+
+def _annotations(value: Any, where: str) -> tuple[tuple[str, str], ...]:
+    labels = [] if value is None else value
+    if not isinstance(labels, list) or not all(
+        isinstance(v, dict) and {"annotator", "label"} <= set(v) for v in labels
+    ):
+        raise BadInput(f'{where}: annotations must be [{{"annotator": "a1", "label": "…"}}, …]')
+    return tuple((str(v["annotator"]), str(v["label"])) for v in labels if v["label"] is not None)
+
+
+def _parsed(text: str, name: str, where: str) -> Any:
+    """CSV cells and templates are texts; where a list or an object is meant, JSON says so."""
+    if not text.lstrip().startswith(("[", "{")):
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if name == "slice":
+            return text
+        raise BadInput(f"{where}: {name} is not JSON: {error}") from None
+
+
+def _several(target: Any, grader: dict[str, Any]) -> Any:
+    """A JSON list of texts as target means several targets, except where JSON is what is graded."""
+    if not isinstance(target, str) or grader["kind"] == "json" or not target.startswith('["'):
+        return target
+    try:
+        return json.loads(target)
+    except (ValueError, RecursionError):
+        return target
+
+
+def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    if any(isinstance(v, dict | list | bool) or v is None for v in values):
+        raise BadInput(f"{where}: {name} holds a {type(value).__name__}; expected text or a list of texts")
+    return tuple(str(v) for v in values)
+
+
+def _check_ids(items: Iterable[EvalItem]) -> None:
+    seen: dict[str, str] = {}
+    for item in items:
+        if item.id in seen:
+            raise BadInput(f"{item.where}: id {item.id!r} stands at {seen[item.id]} too; ids must be unique")
+        seen[item.id] = item.where
+
+
+def _check_one_kind(items: list[EvalItem]) -> None:
+    """A chat and a plain row of one set would be asked in different ways."""
+    first = items[0]
+    other = next((i for i in items if i.chat != first.chat), None)
+    if other:
+        names = {True: "messages", False: "prompt"}
+        raise BadInput(
+            f"{other.where}: has {names[other.chat]}, while {first.where} has {names[first.chat]}; "
+            "an eval set has one of the two"
+        )
+
+
+def _check_gold(items: list[EvalItem]) -> None:
+    """Otherwise the grader's bug is reported as the model's gap."""
+    failed = []
+    for item in items:
+        # A regex target is what the pattern captures, not an answer.
+        gold = [*(item.targets if item.grader["kind"] != "regex" else ()), *([item.chosen] if item.chosen else [])]
+        failed += [(item, text) for text in gold if grade(item, text).strict is False]
+        if item.chosen and prefers(item, item.chosen) is False:
+            raise BadInput(f"{item.where} ({item.id}): chosen fails its own rule {item.grader['judge']['prefer']!r}")
+    if failed:
+        shown = "\n".join(f"  {item.where} ({item.id}): {text[:80]!r}" for item, text in failed[:5])
+        more = f"\n  … and {len(failed) - 5} more" if len(failed) > 5 else ""
+        raise BadInput(f"gold answers that fail their own {failed[0][0].grader['kind']} grader:\n{shown}{more}")
+
+
+def _limited(items: list[EvalItem], limit: int | None) -> list[EvalItem]:
+    """At most `limit` items of every slice, drawn by hash: files are often sorted by label."""
+    if limit is None:
+        return items
+    taken: dict[str, int] = defaultdict(int)
+    kept = set()
+    for item in sorted(items, key=lambda i: hash_order(i.id)):
+        if all(taken[name] < limit for name in item.slices):
+            kept.add(item.id)
+            for name in item.slices:
+                taken[name] += 1
+    return [item for item in items if item.id in kept]
+
+
+def _reserve(items: list[EvalItem]) -> tuple[dict[str, list[EvalItem]], set[str]]:
+    """Per slice its exemplars, and the ids of all items that are not scored: these and whoever shares their cluster.
+
+    Small clusters first, then by hash: the choice does not depend on the seed, so that every run on this file is
+    measured with the same ruler. A slice whose clusters are too large to give four away reserves none.
+    """
+    clusters: dict[str, list[EvalItem]] = defaultdict(list)
+    for item in items:
+        clusters[_source(item)].append(item)
+    reserved: dict[str, list[EvalItem]] = {}
+    kept_back: set[str] = set()
+    members: dict[str, list[EvalItem]] = defaultdict(list)
+    for item in items:
+        for name in item.slices:
+            members[name].append(item)
+    for name in sorted(members):
+        able = sorted(
+            (i for i in members[name] if i.wanted), key=lambda i: (len(clusters[_source(i)]), hash_order(i.id))
+        )
+        chosen = list({_source(i): i for i in reversed(able)}.values())[::-1][:RESERVED]
+        lost = {i.id for e in chosen for i in clusters[_source(e)]}
+        spent = sum(i.id in lost for i in members[name])
+        if len(able) >= RESERVE_FROM and len(chosen) == RESERVED and spent <= max(RESERVED, len(members[name]) // 6):
+            reserved[name] = chosen
+            kept_back |= lost
+    return reserved, kept_back
+
+
+def _source(item: EvalItem) -> str:
+    """What an item shares with others; alone if with nobody."""
+    return f"cluster {item.cluster}" if item.cluster is not None else f"item {item.id}"
+
+
+def _identity(config: EvalSetConfig, items: list[EvalItem]) -> str:
+    """Changes when the rows, their mapping or the default grader change."""
+    parts = [source_sha(Path(str(config.path)), items), config.columns, config.grader, config.limit]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,60 @@
+"""Decoding under a grammar: which tokens may come next, by llguidance."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from diagnose.errors import BadInput
+from diagnose.models.base import Form
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+COMPACT: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""JSON on one line: free white space would let a base model run into its stop string or its limit."""
+
+
+def grammar(form: Form) -> str:
+    """A form as llguidance reads it."""
+    from llguidance import LLMatcher
+
+    if "schema" in form:
+        return LLMatcher.grammar_from_json_schema(json.dumps(form["schema"]), overrides=COMPACT)
+    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(c) for c in form["choices"]))
+
+
+class Grammars:
+    """One matcher per row of a batch."""
+
+    def __init__(self, tokenizer: Any, forms: list[Form]) -> None:
+        """`tokenizer` is an llguidance tokenizer.
+
+        Raises:
+            BadInput: a form that llguidance cannot follow, with its reason.
+        """
+        from llguidance import LLMatcher
+
+        self._matchers = [LLMatcher(tokenizer, grammar(form)) for form in forms]
+        wrong = next((m.get_error() for m in self._matchers if m.is_error()), None)
+        if wrong:
+            raise BadInput(f"grader.schema: answers cannot be forced into it: {wrong.splitlines()[0]}")
+
+    def forbid(self, logits: torch.Tensor, rows: list[int]) -> None:
+        """Set to -inf, in place, what each row must not say next."""
+        for place, row in enumerate(rows):
+            matcher = self._matchers[row]
+            if matcher.is_stopped():
+                continue  # finished, and carried along until the batch is compacted
+            bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+            allowed = torch.zeros(logits.shape[-1], dtype=torch.bool)
+            allowed[: len(bits)] = torch.from_numpy(bits[: logits.shape[-1]].astype(bool))
+            logits[place].masked_fill_(~allowed.to(logits.device), float("-inf"))
+
+    def take(self, row: int, token: int) -> bool:
+        """The row said this; is it complete, so that nothing may follow?"""
+        self._matchers[row].consume_token(token)
+        return self._matchers[row].is_stopped()

@@ -1,0 +1,310 @@
+"""transformers models: answers and scores in batches, and the checks of what was loaded."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from diagnose.config import DTYPES, ModelConfig
+from diagnose.errors import BadInput, Blocked, RunFailed
+from diagnose.models.base import Completion, Form, Score, check_windows, lay_out, with_system
+from diagnose.models.prefill import Reader
+from diagnose.models.weights import (
+    ALLOWED,
+    best_device,
+    end_ids,
+    load_tokenizer,
+    load_weights,
+    placed,
+    render_of,
+    stop_strings,
+    with_adapter,
+)
+from diagnose.records import EvalItem, Prompt
+from diagnose.text import first_line, pasted
+
+if TYPE_CHECKING:
+    from diagnose.models.constrain import Grammars
+
+END_CHECK_PROMPTS = 8
+
+
+class HFModel:
+    """A transformers causal language model from a directory or the hub, with a LoRA adapter on or off."""
+
+    def __init__(self, settings: ModelConfig) -> None:
+        """Load.
+
+        Raises:
+            BadInput: no such model, no weights in safetensors, no tokenizer, an unknown end token.
+        """
+        from transformers import AutoModelForCausalLM
+
+        assert settings.path is not None
+        self.settings = settings
+        if (settings.dtype or "auto") not in DTYPES:
+            raise BadInput(f"model.dtype={settings.dtype}: allowed: {', '.join(DTYPES)}")
+        self.tokenizer = load_tokenizer(settings)
+        model = load_weights(AutoModelForCausalLM, settings.path, "model.path", ALLOWED, dtype=settings.dtype or "auto")
+        config = model.config
+        if settings.adapter:
+            model = with_adapter(model, settings.adapter)
+        self.device = settings.device or best_device()
+        self.family = config.model_type
+        self.network = placed(model, self.device)
+        self.batch_size = settings.batch_size or 32
+        self.max_new_tokens = settings.max_new_tokens or 64
+        window = getattr(config, "max_position_embeddings", None) or 4096
+        self.max_length = min(settings.max_length or window, window)
+        self.stop = stop_strings(settings, self.tokenizer)
+        self.ends = end_ids(settings, self.tokenizer, model)
+        self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        self.reader = Reader(self.network, self.pad)
+        self.lacks = frozenset() if self.tokenizer.is_fast else frozenset({"constrained"})
+        self._told = False
+        self._may_stop: dict[int, bool] = {}
+        self._constrainer: Any = None
+
+    @property
+    def render(self) -> dict[str, Any]:
+        """The render contract of this model."""
+        return render_of(self.settings, self.tokenizer, self.ends)
+
+    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+        """See Model."""
+        check_tokens(self, items)
+        check_answer_length(self, items)
+        check_windows(self, items)
+        check_end_token(self, [Prompt(i.turns) for i in items[:END_CHECK_PROMPTS]], seed)
+
+    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
+        """See Model."""
+        if continuation is not None:
+            return len(self.encode(prompt, continuation)) <= self.max_length
+        return len(self.encode(prompt)) + self.max_new_tokens <= self.max_length
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int = 1,
+        first: int = 0,
+        temperature: float = 0.0,
+        forms: Sequence[Form] | None = None,
+    ) -> list[list[Completion]]:
+        """See Model; the prompt is prefilled once for all its samples, and a batch that does not fit is halved."""
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        try:
+            return self._generate(prompts, keys, n, first, temperature, forms)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+        half = self._halve(len(prompts))
+        if len(prompts) > 1:
+            return [
+                row
+                for at in (slice(None, half), slice(half, None))
+                for row in self.generate(prompts[at], keys[at], n, first, temperature, forms and forms[at])
+            ]
+        if n == 1:
+            raise RunFailed(f"out of memory on one prompt of {len(self.encode(prompts[0]))} tokens on {self.device}")
+        less = n // 2
+        before = self.generate(prompts, keys, less, first, temperature, forms)
+        return [before[0] + self.generate(prompts, keys, n - less, first + less, temperature, forms)[0]]
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int,
+        first: int,
+        temperature: float,
+        forms: Sequence[Form] | None,
+    ) -> list[list[Completion]]:
+        from diagnose.models.decode import decode, uniforms
+
+        noise = None
+        if temperature > 0:
+            noise = uniforms([f"{k}|{d}" for k in keys for d in range(first, first + n)], self.max_new_tokens)
+        rows = decode(
+            self.reader,
+            [self.encode(p) for p in prompts],
+            copies=n,
+            steps=self.max_new_tokens,
+            ends=self.ends,
+            temperature=temperature,
+            noise=noise,
+            stopped=self._stopped if self.stop else None,
+            grammar=self._grammar([form for form in forms for _ in range(n)]) if forms else None,
+        )
+        done = [self._completion(row) for row in rows]
+        return [done[i : i + n] for i in range(0, len(done), n)]
+
+    def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
+        """See Model."""
+        from accelerate.utils.memory import should_reduce_batch_size
+
+        from diagnose.models.decode import score
+
+        alone = {p: self.encode(p) for p in dict.fromkeys(prompts)}
+        split = [_split(alone[p], self.encode(p, c)) for p, c in zip(prompts, continuations, strict=True)]
+        heads, tails = [head for head, _ in split], [tail for _, tail in split]
+        try:
+            sums = score(self.reader, heads, tails)
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            if len(prompts) == 1:
+                raise RunFailed(f"out of memory on one text of {len(heads[0] + tails[0])} tokens") from None
+        else:
+            return [Score(total, len(tail)) for total, tail in zip(sums, tails, strict=True)]
+        half = self._halve(len(prompts))
+        return self.logprob(prompts[:half], continuations[:half]) + self.logprob(prompts[half:], continuations[half:])
+
+    def _halve(self, size: int) -> int:
+        """Free what the failed batch left; say it once."""
+        from accelerate.utils.memory import clear_device_cache
+
+        clear_device_cache(garbage_collection=True)
+        if not self._told:
+            self._told = True
+            print(f"a batch of {size} does not fit the memory of {self.device}: halved", file=sys.stderr)
+        return size // 2
+
+    def encode(self, prompt: Prompt, continuation: str = "") -> list[int]:
+        """Token ids of a prompt, as training sees it too."""
+        turns = prompt.turns if prompt.raw else with_system(prompt.turns, self.settings.system_prompt)
+        if prompt.raw or not self.tokenizer.chat_template:
+            text = turns[0][1] if prompt.raw else lay_out(turns)
+            ids: list[int] = self.tokenizer(text + continuation)["input_ids"]
+            bos = self.tokenizer.bos_token_id
+            return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        try:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template computes, and raises what it likes where it does not take a turn
+            roles = ", ".join(m["role"] for m in messages)
+            told = f"its chat template does not take {roles}: {first_line(error)}"
+            raise BadInput(f"model.path={self.settings.path}: {told}") from None
+        ids = self.tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def emitted_specials(self, prompts: Sequence[Prompt], seed: int, steps: int = 384) -> dict[str, int]:
+        """Which special tokens end a free continuation, and how often: a look at how the model really stops."""
+        from diagnose.models.decode import decode, uniforms
+
+        # A token that the configuration does not name may be special all the same, such as Llama 3's <|eot_id|>.
+        added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        specials = added | set(self.tokenizer.all_special_ids) | self.ends
+        ids = [self.encode(p)[-64:] for p in prompts]
+        steps = min(steps, self.max_length - max(map(len, ids)))
+        keys = [f"{seed}|end|{i}" for i in range(len(ids))]
+        noise = uniforms(keys, steps)
+        rows = decode(self.reader, ids, copies=1, steps=steps, ends=specials, temperature=1.0, noise=noise)
+        last = [row[-1] for row in rows if row[-1] in specials]
+        return {self.tokenizer.convert_ids_to_tokens(t): last.count(t) for t in sorted(set(last))}
+
+    def _grammar(self, forms: list[Form]) -> Grammars:
+        from diagnose.models.constrain import Grammars
+
+        if self._constrainer is None:
+            from llguidance.hf import from_tokenizer
+
+            size = max(len(self.tokenizer), self.network.config.get_text_config().vocab_size)
+            self._constrainer = from_tokenizer(self.tokenizer, n_vocab=size, eos_token=sorted(self.ends))
+        return Grammars(self._constrainer, forms)
+
+    def _stopped(self, row: list[int]) -> bool:
+        token = row[-1]
+        if token not in self._may_stop:
+            # A stop string ends inside the newest token, if anywhere: most tokens hold none of the last characters.
+            text = self.tokenizer.decode([token])
+            self._may_stop[token] = any(stop[-1:] in text for stop in self.stop)
+        if not self._may_stop[token]:
+            return False
+        tail = self.tokenizer.decode(row[-16:], skip_special_tokens=True)
+        return any(stop in tail for stop in self.stop)
+
+    def _completion(self, row: list[int]) -> Completion:
+        ended = bool(row) and row[-1] in self.ends
+        text = self.tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True)
+        cuts = [text.index(stop) for stop in self.stop if stop in text]
+        finish = "stop" if ended or cuts or len(row) < self.max_new_tokens else "length"
+        return Completion(text[: min(cuts)] if cuts else text, len(row), finish)
+
+
+def _split(head: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
+    """Ids before and in a continuation; a token that straddles the border belongs to the continuation."""
+    shared = 0
+    while shared < min(len(head), len(whole) - 1) and head[shared] == whole[shared]:
+        shared += 1
+    return whole[:shared], whole[shared:]
+
+
+def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> None:
+    """Refuse a model whose configured end token it never says while it ends with another one.
+
+    Such a model runs every answer to the limit, and training on it looks failed whatever it learned.
+
+    Raises:
+        Blocked: naming both tokens and the override that mends it.
+    """
+    if model.settings.eos_token:
+        return
+    said = model.emitted_specials(prompts, seed)
+    configured = model.tokenizer.convert_ids_to_tokens(sorted(model.ends))
+    others = {token: count for token, count in said.items() if token not in configured}
+    if others and len(others) == len(said):
+        token = max(others, key=lambda t: others[t])
+        raise Blocked(
+            f"end token: the model is configured to end with {', '.join(map(repr, configured))}, but "
+            f"{others[token]} of {len(prompts)} free continuations ended with {token!r}, none as configured.\n"
+            f"  mend it:    {pasted('model.eos_token', token)}\n"
+            f"  keep it:    {pasted('model.eos_token', configured[0])}   (no further check)"
+        )
+
+
+def check_tokens(model: HFModel, items: Sequence[EvalItem]) -> None:
+    """Refuse a tokenizer of another model and weights that compute no number.
+
+    Raises:
+        BadInput: naming what does not belong together.
+    """
+    rows = model.network.get_input_embeddings().weight.shape[0]
+    # Some tokenizers hold more tokens than the model, which texts never use.
+    if len(model.tokenizer) > rows:
+        last = max(max(model.encode(Prompt(i.turns)), default=0) for i in items)
+        if max(last, model.pad) >= rows:
+            raise BadInput(
+                f"model.path={model.settings.path}: the tokenizer has {len(model.tokenizer)} tokens, the model {rows}; "
+                "they do not belong together"
+            )
+    shortest = min((Prompt(i.turns) for i in items), key=lambda p: len(p.turns[-1][1]))
+    if model.fits(shortest, "x"):
+        (found,) = model.logprob([shortest], ["x"])
+        if found.logprob != found.logprob:
+            raise BadInput(
+                f"model.path={model.settings.path}: the network computes NaN; broken weights, or too narrow a number "
+                "format: set model.dtype=float32 or bfloat16"
+            )
+
+
+def check_answer_length(model: HFModel, items: Sequence[EvalItem]) -> None:
+    """Refuse a limit that cuts off the wanted answers themselves: right answers would be read as wrong.
+
+    Raises:
+        BadInput: naming an item and a limit that suffices.
+    """
+    lengths = {
+        i.id: len(model.tokenizer(i.wanted, add_special_tokens=False)["input_ids"]) + 1 for i in items if i.wanted
+    }
+    cut = [i for i in items if lengths.get(i.id, 0) > model.max_new_tokens]
+    if cut:
+        longest = max(cut, key=lambda i: lengths[i.id])
+        need = lengths[longest.id]
+        raise BadInput(
+            f"model.max_new_tokens={model.max_new_tokens}: too short for the wanted answers of {len(cut)} items; "
+            f"{longest.where} ({longest.id}) needs {need}: set model.max_new_tokens={need + 8}"
+        )

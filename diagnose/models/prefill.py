@@ -1,0 +1,114 @@
+"""Reading prompts in batches: what they share is computed once, and padding is hidden as cheaply as may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from diagnose.models.kv_cache import Pair, RoomyLayer
+
+WORTH_SHARING = 8
+"""Ids that all prompts of a batch must start with to be computed once."""
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """Prompts that went through the model once."""
+
+    cache: Any
+    logits: torch.Tensor
+    """[prompts, vocabulary]: what follows each prompt."""
+    mask: torch.Tensor
+    """[prompts, width]; 0 is padding."""
+
+    def rows(self, index: list[int]) -> Prefill:
+        """The same prompts in another order or number; the cache is moved, not copied: this Prefill is used up."""
+        if index == list(range(len(self.mask))):
+            return self
+        at = torch.tensor(index, device=self.mask.device)
+        self.cache.batch_select_indices(at)
+        return Prefill(self.cache, self.logits[at], self.mask[at])
+
+
+class Reader:
+    """A network that reads batches of prompts, and remembers what the last batch started with.
+
+    The batches of one probe start with the same exemplars. Weights must not change while a Reader is in use.
+    """
+
+    def __init__(self, network: Any, pad: int) -> None:
+        self.network, self.pad, self.device = network, pad, network.device
+        self._shares = _sees_everything(network)
+        self._head: list[int] = []
+        self._pairs: list[Pair] = []
+
+    def prefill(self, prompts: list[list[int]], room: int = 0) -> Prefill:
+        """One forward pass over the prompts, padded on the left; `room` tokens are expected behind them."""
+        shared = _shared(prompts) if self._shares else 0
+        tails = [p[shared:] for p in prompts]
+        width = max(map(len, tails))
+        ids = self.tensor([[self.pad] * (width - len(t)) + t for t in tails])
+        mask = self.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in tails])
+        cache = self._behind(prompts[0][:shared], len(prompts), room) if shared else None
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
+        padded = any(len(t) < width for t in tails)
+        out = self.forward(ids, mask if padded else None, positions, cache, logits_to_keep=1)
+        return Prefill(out.past_key_values, out.logits[:, -1], mask)
+
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, cache: Any, **settings: Any
+    ) -> Any:
+        """The network's output for ids behind a cache."""
+        return self.network(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            **settings,
+        )
+
+    def visible(self, mask: torch.Tensor) -> torch.Tensor | None:
+        """The cheapest mask that lets one new token per row see [rows, width] of `mask`; slice it on the last axis.
+
+        None without padding: grouped-query attention then needs no copy of its keys. Else as the kernel takes it, so
+        that transformers does not build it anew at every token.
+        """
+        if bool(mask.all()):
+            return None
+        if self._shares and self.network.config.get_text_config()._attn_implementation == "sdpa":
+            return mask[:, None, None, :].bool()
+        return mask
+
+    def tensor(self, rows: list[list[int]]) -> torch.Tensor:
+        """On the network's device."""
+        return torch.tensor(rows, device=self.device)
+
+    def _behind(self, head: list[int], rows: int, room: int) -> DynamicCache:
+        """A cache in which every row has read the head."""
+        if head != self._head:
+            out = self.network(input_ids=self.tensor([head]), use_cache=True, logits_to_keep=1)
+            self._head, self._pairs = head, [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+        cache = DynamicCache()
+        cache.layers = [RoomyLayer.behind(pair, rows, room) for pair in self._pairs]
+        return cache
+
+
+def _shared(prompts: list[list[int]]) -> int:
+    """How many ids all prompts start with, if it is worth a pass of its own; one id at least is left to each."""
+    if len(prompts) == 1:
+        return 0
+    first, last = min(prompts), max(prompts)
+    bound = min(map(len, prompts)) - 1
+    shared = next((k for k in range(bound) if first[k] != last[k]), bound)
+    return shared if shared >= WORTH_SHARING else 0
+
+
+def _sees_everything(model: Any) -> bool:
+    """Padding between a shared prefix and the rest is invisible to full attention only, not to a sliding window."""
+    layers = getattr(model.config.get_text_config(), "layer_types", None)
+    window = getattr(model.config.get_text_config(), "sliding_window", None)
+    return set(layers) == {"full_attention"} if layers else window is None

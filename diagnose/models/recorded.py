@@ -1,0 +1,260 @@
+"""Outputs that somebody already logged: lm-eval's `--log_samples`, Inspect's logs, our answers.jsonl, or id → text.
+
+The first text of an item stands for its plain answer, further ones for samples; no other probe can be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diagnose.config import PROBES, ModelConfig
+from diagnose.errors import BadInput
+from diagnose.items.rows import read_rows
+from diagnose.models.base import Completion, Form, Score
+from diagnose.provenance import file_sha
+from diagnose.records import EvalItem, Prompt
+
+TEXT_KEYS = ("text", "response", "output", "completion", "answer")
+IN_A_DIRECTORY = ("answers.jsonl", "samples_*.jsonl", "*.jsonl", "*.eval", "*.json")
+"""Which files of a directory are logs: those of the first pattern that fits any."""
+SAMPLE = re.compile(r"samples/.*_epoch_\d+(\.json|/sample\.json)", re.DOTALL)
+"""Where a .eval archive keeps a sample; what else stands under samples/ are parts of long ones."""
+ZSTANDARD = 93
+"""Compression that Inspect uses since 2026 and that `zipfile` cannot read before Python 3.14."""
+ALLOWED = (
+    "allowed: samples_*.jsonl of lm-eval --log_samples, a .eval or .json log of Inspect, our answers.jsonl, "
+    'or JSONL of {"id": …, "text": …}'
+)
+Key = tuple[int, str]
+"""A file and an id in it: logs of two tasks count their items alike."""
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One answer of a log."""
+
+    id: str
+    text: str
+    draw: int | None = None
+    """Its place among the item's answers; None: behind those before it."""
+    prompts: tuple[str, ...] = ()
+    """What may be the item's prompt, or the hash of it."""
+    hashed: bool = False
+    """The hash of the prompt is known, so that the id alone proves nothing."""
+
+
+class RecordedModel:
+    """Answers from a file."""
+
+    batch_size = 1024
+    max_new_tokens = 0
+    device = "recorded"
+    family = None
+
+    def __init__(self, settings: ModelConfig) -> None:
+        """Read the file or all logs of a directory.
+
+        Raises:
+            BadInput: nothing there, or no known format.
+        """
+        self.path = Path(str(settings.path))
+        self._files = _logs(self.path)
+        self._texts: dict[Key, dict[int, str]] = defaultdict(dict)
+        self._ids: dict[str, set[Key]] = defaultdict(set)
+        self._prompts: dict[str, set[Key]] = defaultdict(set)
+        for number, file in enumerate(self._files):
+            for logged in _read(file):
+                key = number, logged.id
+                texts = self._texts[key]
+                texts[len(texts) if logged.draw is None else logged.draw] = logged.text
+                for prompt in logged.prompts:
+                    self._prompts[prompt].add(key)
+                if not logged.hashed:
+                    self._ids[logged.id].add(key)
+        self._by_item: dict[str, list[str]] = {}
+        self.lacks = frozenset(PROBES) - {"plain"} | {"self"}
+        self._sha = [file_sha(file)[:16] for file in self._files]
+
+    @property
+    def render(self) -> dict[str, Any]:
+        """How the prompts were rendered is not known; the files are."""
+        return {"recorded": self._sha}
+
+    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+        """Match the log to the items: by prompt, which an id only tells apart, else by id.
+
+        Raises:
+            BadInput: no item of the eval set was recorded, or one in several files.
+        """
+        for item in items:
+            if found := self._find(item):
+                texts = self._texts[min(found)]
+                self._by_item[item.id] = [texts[draw] for draw in sorted(texts)]
+        if not self._by_item:
+            theirs, ours = [name for _, name in list(self._texts)[:3]], [i.id for i in items[:3]]
+            raise BadInput(
+                f"model.path={self.path}: no answer to any item; recorded ids {theirs}, the eval set has {ours}"
+            )
+        if any(len(texts) > 1 for texts in self._by_item.values()):
+            self.lacks -= {"sampled", "self"}
+        if {item.judge["kind"] for item in items if item.judge} == {"rule"}:
+            # A rule says of one text alone whether it is liked; a judge's noise shows on samples only.
+            self.lacks -= {"judged"}
+
+    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
+        """Whatever was answered did fit."""
+        return True
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int = 1,
+        first: int = 0,
+        temperature: float = 0.0,
+        forms: Sequence[Form] | None = None,
+    ) -> list[list[Completion]]:
+        """See Model; what was not recorded is `not_recorded`."""
+        out = []
+        for key in keys:
+            _, probe, item = key.split("|", 2)
+            texts = self._by_item.get(item, [])
+            texts = texts[:1] if probe == "plain" else texts[1 + first : 1 + first + n]
+            said = [Completion(text, 0, "stop") for text in texts]
+            out.append(said + [Completion("", 0, "not_recorded")] * (n - len(said)))
+        return out
+
+    def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
+        """Never asked: `lacks` names the probes that score."""
+        raise NotImplementedError("recorded answers have no log-probabilities")
+
+    def _find(self, item: EvalItem) -> set[Key]:
+        asked = Prompt(item.turns).sha, item.turns[-1][1]
+        by_prompt = set().union(*(self._prompts.get(prompt, ()) for prompt in asked))
+        by_id = {key for key in self._ids.get(item.id, ())}
+        same = {key for key in by_prompt if key[1] == item.id}
+        found = same or by_prompt or by_id
+        if len(files := sorted({number for number, _ in found})) > 1:
+            names = ", ".join(self._files[number].name for number in files)
+            raise BadInput(f"model.path={self.path}: {item.id} is answered in {names}; choose one with model.path=FILE")
+        return found
+
+
+def _logs(path: Path) -> list[Path]:
+    if not path.exists():
+        raise BadInput(f"model.path={path}: does not exist; {ALLOWED}")
+    if not path.is_dir():
+        return [path]
+    files = next((found for pattern in IN_A_DIRECTORY if (found := sorted(path.glob(pattern)))), [])
+    if not files:
+        raise BadInput(f"model.path={path}: holds no log; {ALLOWED}")
+    return files
+
+
+def _read(path: Path) -> Iterator[Logged]:
+    if path.suffix in (".eval", ".json"):
+        for sample in _archived(path) if path.suffix == ".eval" else _listed(path):
+            yield from _inspect(sample, path)
+        return
+    first_filter = None
+    for row, where in read_rows(path, {}):
+        # lm-eval writes the same responses once per filter.
+        first_filter = first_filter or row.get("filter")
+        if "resps" in row and row.get("filter") != first_filter:
+            continue
+        found = _row(row)
+        if found is None:
+            raise BadInput(f"{where}: no id with an answer in it (found: {', '.join(row)}); {ALLOWED}")
+        yield from found
+
+
+def _archived(path: Path) -> Iterator[Any]:
+    """The samples of a .eval log."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if SAMPLE.fullmatch(entry.filename):
+                    yield json.loads(_unpacked(archive, entry, path))
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise BadInput(f"model.path={path}: not a log of Inspect: {error}; {ALLOWED}") from None
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
+    if entry.compress_type != ZSTANDARD:
+        return archive.read(entry)
+    import pyarrow
+
+    with path.open("rb") as handle:
+        handle.seek(entry.header_offset)
+        local = handle.read(30)
+        # Behind the fixed part of the local header stand the name and an extra field; their lengths end it.
+        handle.seek(int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little"), 1)
+        packed = pyarrow.BufferReader(handle.read(entry.compress_size))
+    with pyarrow.CompressedInputStream(packed, "zstd") as stream:
+        return stream.read()
+
+
+def _listed(path: Path) -> list[Any]:
+    """The samples of a .json log."""
+    try:
+        log = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}; {ALLOWED}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); {ALLOWED}") from None
+    if not isinstance(log, dict) or not isinstance(log.get("samples"), list):
+        raise BadInput(f"{path}: holds no `samples`; {ALLOWED}")
+    return log["samples"]
+
+
+def _inspect(sample: Any, path: Path) -> list[Logged]:
+    """The answer of one sample; none where the sample ended with an error before the model said anything."""
+    try:
+        output = sample["output"]
+        said = output["choices"][0]["message"]["content"] if output["choices"] else None
+        asked = sample["input"]
+        asked = asked if isinstance(asked, str) else _text(asked[-1]["content"])
+        key, draw = str(sample["id"]), int(sample["epoch"]) - 1
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise BadInput(f"{path}: not a sample of Inspect: {type(error).__name__}: {error}; {ALLOWED}") from None
+    return [] if said is None else [Logged(key, output.get("completion") or _text(said), draw, (asked,))]
+
+
+def _text(content: Any) -> str:
+    """The text of a message, whose content may come in parts."""
+    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+
+
+def _row(row: dict[str, Any]) -> list[Logged] | None:
+    """What one line holds; None where it is no line of a known format."""
+    if "resps" in row and "doc" in row:
+        return _lm_eval(row)
+    if {"probe", "item", "draw", "text", "prompt"} <= row.keys():
+        place = {"plain": 0, "sampled": 1}.get(row["probe"])
+        unsaid = place is None or (row.get("reason") and not row["text"])
+        return [] if unsaid else [_own(row, place)]
+    key = next((k for k in TEXT_KEYS if isinstance(row.get(k), str)), None)
+    return None if key is None or row.get("id") is None else [Logged(str(row["id"]), row[key])]
+
+
+def _own(row: dict[str, Any], place: Any) -> Logged:
+    return Logged(str(row["item"]), row["text"], place + int(row["draw"]), (row["prompt"],), hashed=True)
+
+
+def _lm_eval(row: dict[str, Any]) -> list[Logged] | None:
+    doc = row["doc"] if isinstance(row["doc"], dict) else {}
+    several = row["resps"][0] if row["resps"] and isinstance(row["resps"][0], list) else row["resps"]
+    if not several or not all(isinstance(text, str) for text in several):
+        return None
+    arguments = row.get("arguments")
+    sent = arguments.get("gen_args_0", {}).get("arg_0") if isinstance(arguments, dict) else None
+    prompts = tuple({text for text in (sent, *doc.values()) if isinstance(text, str)})
+    key = str(doc.get("id", row.get("doc_id")))
+    return [Logged(key, text, prompts=prompts) for text in several]

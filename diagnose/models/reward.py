@@ -1,0 +1,83 @@
+"""Reward models: sequence classifiers that read an answer and return one number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diagnose.config import ModelConfig
+from diagnose.models.base import Completion, Form, Score, lay_out
+from diagnose.models.weights import best_device, load_tokenizer, load_weights, placed
+from diagnose.records import EvalItem, Prompt
+
+REWARD = "expected a reward model: a sequence classifier with one label, its weights as .safetensors"
+
+
+class RewardModel:
+    """A sequence classifier with one label; what it scores is a reward, not a log-probability."""
+
+    def __init__(self, path: str, device: str | None = None, batch_size: int | None = None) -> None:
+        """Load.
+
+        Raises:
+            BadInput: no such model, or not one with a single label.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        self.settings = ModelConfig(path=path)
+        self.tokenizer = load_tokenizer(self.settings, "judge.path")
+        network = load_weights(AutoModelForSequenceClassification, path, "judge.path", REWARD, num_labels=1)
+        if network.config.pad_token_id is None:
+            network.config.pad_token_id = self.tokenizer.pad_token_id
+        self.device = device or best_device()
+        self.network = placed(network, self.device)
+        self.batch_size = batch_size or 32
+        self.family: str | None = None
+        self.max_new_tokens = 0
+        self.lacks: frozenset[str] = frozenset()
+        self.max_length = getattr(network.config, "max_position_embeddings", None) or 4096
+
+    @property
+    def render(self) -> dict[str, Any]:
+        """Not part of any render contract: it reads texts."""
+        return {}
+
+    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+        """See Model."""
+
+    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
+        """See Model."""
+        return len(self._encode(prompt, continuation or "")) <= self.max_length
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int = 1,
+        first: int = 0,
+        temperature: float = 0.0,
+        forms: Sequence[Form] | None = None,
+    ) -> list[list[Completion]]:
+        """Never asked: a reward model says nothing."""
+        raise NotImplementedError("a reward model generates no text")
+
+    def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
+        """The reward of each continuation as an answer to its prompt."""
+        import torch
+
+        rows = [self._encode(p, c) for p, c in zip(prompts, continuations, strict=True)]
+        width = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id or 0
+        ids = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=self.device)
+        mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device)
+        with torch.inference_mode():
+            values = self.network(input_ids=ids, attention_mask=mask).logits[:, 0].float()
+        return [Score(value, 1) for value in values.tolist()]
+
+    def _encode(self, prompt: Prompt, answer: str) -> list[int]:
+        turns = [*prompt.turns, ("assistant", answer)]
+        if not self.tokenizer.chat_template:
+            return self.tokenizer(lay_out(turns))["input_ids"]
+        messages = [{"role": role, "content": text} for role, text in turns]
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -1,0 +1,360 @@
+"""Any OpenAI-compatible server (vLLM, llama.cpp, TGI, `transformers serve`): how probing scales past one machine.
+
+What a server does not offer is not faked: scoring needs `echo` with log-probabilities, forced answers need structured
+output, and both are tried once at the start; the probes that need them are then missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from diagnose.config import ModelConfig
+from diagnose.errors import BadInput, RunFailed
+from diagnose.models.base import LAYOUT, PLAIN_STOP, Completion, Form, Score, lay_out, with_system
+from diagnose.records import EvalItem, Prompt
+from diagnose.text import first_line
+
+SCORED = frozenset({"ranked", "margins"})
+DRAWN = frozenset({"sampled", "best"})
+SAMPLE_FORM: Form = {
+    "schema": {
+        "type": "object",
+        "properties": {"zq": {"type": "string", "enum": ["zq"]}},
+        "required": ["zq"],
+        "additionalProperties": False,
+    }
+}
+HELLO = Prompt((("user", "Hello."),))
+"""What a server is tried with: the first item may be too long for it."""
+TOO_LONG = (
+    "context length",
+    "context_length",
+    "context size",
+    "maximum context",
+    "maximum model length",
+    "too long",
+    "must have less than",
+    "`max_new_tokens` must be",
+)
+"""How OpenAI, vLLM, SGLang, llama.cpp and TGI say that a prompt does not fit."""
+UNKNOWN = Score(None, 0)
+"""Of a text that the server does not score; not a loss, so that nothing is ranked by it."""
+T = TypeVar("T")
+
+
+class _Refused(Exception):
+    """The server does not take this request; `reason` is `too_long` or `refused`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ServedModel:
+    """One model behind an HTTP endpoint; requests run side by side and are retried with backoff by the client."""
+
+    def __init__(self, settings: ModelConfig, role: str = "model") -> None:
+        """`role` is the group of the configuration that messages name.
+
+        Raises:
+            BadInput: no base_url or name.
+        """
+        from openai import OpenAI
+
+        for field in ("base_url", "name"):
+            if not getattr(settings, field):
+                raise BadInput(f"{role}.{field}: missing; {role}.kind=openai needs {role}.base_url and {role}.name")
+        self.settings, self.role = settings, role
+        self.client = OpenAI(
+            base_url=settings.base_url,
+            api_key=os.environ.get(settings.api_key_env) or "none",
+            timeout=settings.timeout_seconds,
+            max_retries=settings.retries,
+        )
+        self.chat = settings.api == "chat"
+        # In rows, of which one request brings up to 24: a batch must keep all connections busy.
+        self.batch_size = settings.batch_size or 16 * settings.concurrency
+        self.max_new_tokens = settings.max_new_tokens or 64
+        self.device = f"{settings.base_url}"
+        self.family = settings.name
+        self.lacks = SCORED if self.chat else frozenset()
+        self._several = True
+        self._limit = "max_tokens"
+        self._told = False
+
+    @property
+    def render(self) -> dict[str, Any]:
+        """What can be seen of the render contract; the rest is null."""
+        return {
+            "tokenizer": None,
+            "chat_template": None,
+            "layout": None if self.chat else LAYOUT,
+            "bos": None,
+            "eos": None,
+            "system_prompt": self.settings.system_prompt,
+            "stop": self._stop(),
+            "mask": "completion",
+            "served": f"{self.settings.api}:{self.settings.name}",
+        }
+
+    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+        """Does it answer, and what does it offer?
+
+        Raises:
+            BadInput: no usable answer to a first request.
+        """
+        self.reach()
+        self._several = self._tried(lambda: len(self._call(HELLO, 2, 0, 1.0, None))) == 2
+        if not self.chat and self._tried(lambda: self._score(HELLO, " a").logprob) is None:
+            self.lacks |= SCORED
+        drawn = self._tried(lambda: self._side_by_side(self._hot, list(range(8))))
+        if drawn and len(set(drawn)) == 1:
+            self.lacks |= DRAWN
+        if not _fits_sample(self._tried(lambda: self._call(HELLO, 1, 0, 0.0, SAMPLE_FORM)[0].text)):
+            self.lacks |= {"constrained"}
+        blind = "tokenizer, chat template, BOS and EOS of a served model cannot be seen, so they are not compared"
+        missing = f"; not offered, so missing: {', '.join(sorted(self.lacks))}" if self.lacks else ""
+        print(f"{self.settings.base_url}: {blind}{missing}", file=sys.stderr)
+
+    def reach(self) -> None:
+        """Ask a first question.
+
+        Raises:
+            BadInput: no usable answer.
+        """
+        try:
+            self._call(HELLO, 1, 0, 0.0, None)
+        except (RunFailed, _Refused) as error:
+            raise BadInput(str(error)) from None
+
+    def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
+        """The server knows; it answers `too_long` where a prompt does not fit."""
+        return True
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        keys: Sequence[str],
+        n: int = 1,
+        first: int = 0,
+        temperature: float = 0.0,
+        forms: Sequence[Form] | None = None,
+    ) -> list[list[Completion]]:
+        """See Model; a sample's seed is derived from its key and draw, as far as the server honours seeds."""
+        every: Sequence[Form | None] = forms or [None] * len(prompts)
+        wanted = list(zip(prompts, keys, every, strict=True))
+        return self._side_by_side(lambda w: self._ask(w[0], w[1], n, first, temperature, w[2]), wanted)
+
+    def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
+        """See Model; by `echo` with log-probabilities."""
+        pairs = list(zip(prompts, continuations, strict=True))
+        return self._side_by_side(lambda pair: self._score(*pair), pairs)
+
+    def _hot(self, seed: int) -> str:
+        """A sample that differs from the next one unless the server ignores the temperature (`transformers serve`)."""
+        return self._call(HELLO, 1, seed, 2.0, None)[0].text
+
+    def _side_by_side(self, work: Callable[[Any], T], wanted: list[Any]) -> list[T]:
+        try:
+            with ThreadPoolExecutor(self.settings.concurrency) as pool:
+                return list(pool.map(work, wanted))
+        except RunFailed as error:
+            kept = "what was answered so far is kept; the same command with the same out=DIR goes on from there"
+            raise RunFailed(f"{error}\n  {kept}") from None
+
+    def _ask(
+        self, prompt: Prompt, key: str, n: int, first: int, temperature: float, form: Form | None
+    ) -> list[Completion]:
+        """n samples in one call where the server gives n; else one call each."""
+        if n > 1 and self._several:
+            with suppress(_Refused):
+                done = self._call(prompt, n, _seed(key, first), temperature, form)
+                if len(done) >= n:
+                    return done[:n]
+        out: list[Completion] = []
+        for draw in range(first, first + n):
+            try:
+                out += self._call(prompt, 1, _seed(key, draw), temperature, form)[:1]
+            except _Refused as refused:
+                self._tell(refused)
+                return [Completion("", 0, refused.reason)] * n
+        self._several = self._several and n == 1
+        return out
+
+    def _call(self, prompt: Prompt, n: int, seed: int, temperature: float, form: Form | None) -> list[Completion]:
+        request: dict[str, Any] = {
+            "model": self.settings.name,
+            "temperature": temperature,
+            self._limit: self.max_new_tokens,
+        }
+        if self._stop():
+            request["stop"] = self._stop()
+        if n > 1:
+            request["n"] = n
+        if temperature > 0:
+            request["seed"] = seed
+        if self.chat:
+            request["messages"] = [{"role": role, "content": text} for role, text in self._turns(prompt)]
+        else:
+            request["prompt"] = self._text(prompt)
+        if form is not None:
+            request |= self._forced(form)
+        create = self.client.chat.completions.create if self.chat else self.client.completions.create
+        answer = self._request(create, request)
+        try:
+            return [self._read(choice, form) for choice in answer.choices]
+        except (AttributeError, TypeError):
+            raise RunFailed(self._complaint(_unlike(answer))) from None
+
+    def _read(self, choice: Any, form: Form | None) -> Completion:
+        text = choice.message.content if self.chat else choice.text
+        if text is None or choice.finish_reason == "content_filter":
+            # A model that thinks first may be cut off before it says anything.
+            return Completion("", 0, "cut_off" if choice.finish_reason == "length" else "refused")
+        if form is not None and "choices" in form:
+            text = _unquoted(text)
+        # Half a surrogate pair is valid JSON, but no file can hold it.
+        text = text.encode("utf-8", "replace").decode()
+        return Completion(text, 0, "length" if choice.finish_reason == "length" else "stop")
+
+    def _score(self, prompt: Prompt, continuation: str) -> Score:
+        head = self._text(prompt)
+        request = {
+            "model": self.settings.name,
+            "prompt": head + continuation,
+            "max_tokens": 1,
+            "echo": True,
+            "logprobs": 1,
+            "temperature": 0.0,
+        }
+        try:
+            answer = self._request(self.client.completions.create, request)
+        except _Refused as refused:
+            self._tell(refused)
+            return UNKNOWN
+        seen = getattr(answer.choices[0], "logprobs", None)
+        tokens, logprobs = getattr(seen, "tokens", None) or [], getattr(seen, "token_logprobs", None) or []
+        made = getattr(answer.usage, "completion_tokens", None)
+        echoed = len(tokens) - (1 if made is None else made)
+        mine = logprobs[echoed - _tail(tokens[:echoed], head, continuation) : echoed]
+        return UNKNOWN if None in mine or not mine else Score(sum(mine), len(mine))
+
+    def _request(self, create: Callable[..., Any], request: dict[str, Any]) -> Any:
+        """One request; a prompt that the server refuses is data, a server that fails is the end of the run.
+
+        Raises:
+            _Refused: the server does not take it.
+            RunFailed: no usable answer after all retries.
+        """
+        import openai
+
+        try:
+            answer = create(**request)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if "max_completion_tokens" in str(error) and "max_tokens" in request:
+                self._limit = "max_completion_tokens"
+                return self._request(create, {self._limit: request.pop("max_tokens"), **request})
+            too_long = any(words in str(error).lower() for words in TOO_LONG)
+            raise _Refused("too_long" if too_long else "refused", self._complaint(error)) from None
+        except (openai.OpenAIError, ValueError) as error:
+            raise RunFailed(self._complaint(error)) from None
+        if not getattr(answer, "choices", None):
+            raise RunFailed(self._complaint(_unlike(answer)))
+        return answer
+
+    def _complaint(self, error: Exception) -> str:
+        import openai
+
+        # `Connection error.` says nothing; what it comes from does.
+        told = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
+        plain = f"; a base model without a chat template needs {self.role}.api=completions" if self.chat else ""
+        return (
+            f"{self.role}.base_url={self.settings.base_url}: no usable answer from {self.settings.name!r} with "
+            f"{self.role}.retries={self.settings.retries}: {type(error).__name__}: {first_line(told)[:300]}\n"
+            f"  expected an OpenAI-compatible server; a key comes from ${self.settings.api_key_env}{plain}"
+        )
+
+    def _tell(self, refused: _Refused) -> None:
+        """Say once why items are unscored."""
+        if not self._told:
+            self._told = True
+            print(f"unscored as {refused.reason}: {refused}", file=sys.stderr)
+
+    def _tried(self, work: Callable[[], T]) -> T | None:
+        """What an optional feature gives, or None where the server does not have it."""
+        try:
+            return work()
+        except (RunFailed, _Refused):
+            return None
+
+    def _forced(self, form: Form) -> dict[str, Any]:
+        schema = form.get("schema") or {"type": "string", "enum": form["choices"]}
+        named = {"name": "answer", "strict": True, "schema": schema}
+        if self.chat:
+            return {"response_format": {"type": "json_schema", "json_schema": named}}
+        return {"extra_body": {"structured_outputs": {"json": schema}, "guided_json": schema}}
+
+    def _stop(self) -> list[str]:
+        return list(self.settings.stop) if self.settings.stop is not None else [] if self.chat else [PLAIN_STOP]
+
+    def _turns(self, prompt: Prompt) -> tuple[tuple[str, str], ...]:
+        return prompt.turns if prompt.raw else with_system(prompt.turns, self.settings.system_prompt)
+
+    def _text(self, prompt: Prompt) -> str:
+        return prompt.turns[0][1] if prompt.raw else lay_out(self._turns(prompt))
+
+
+def _unlike(answer: Any) -> ValueError:
+    return ValueError(f"not a completion: {str(answer)[:80]!r}")
+
+
+def _tail(tokens: Sequence[str], head: str, continuation: str) -> int:
+    """How many of the last echoed tokens hold the continuation; 0 where they do not say it.
+
+    Counted from the end, because servers count a BOS token into `text_offset` (vLLM), or do not fill it (SGLang). A
+    token that straddles the border belongs to the continuation, as in HFModel. Where the texts of the tokens do not
+    add up to the prompt (sentencepiece loses spaces, a byte of a character is U+FFFD), bytes without spaces count.
+    """
+    said = "".join(tokens)
+    exact = said.endswith(head + continuation)
+
+    def size(text: str) -> int:
+        return len(text) if exact else len(_unspaced(text).replace("\ufffd", "?").encode())
+
+    if not exact and "\ufffd" not in said and not _unspaced(said).endswith(_unspaced(continuation)):
+        return 0
+    held = count = 0
+    while held < size(continuation) and count < len(tokens):
+        count += 1
+        held += size(tokens[-count])
+    return count if held >= size(continuation) else 0
+
+
+def _unspaced(text: str) -> str:
+    return "".join(text.split())
+
+
+def _seed(key: str, draw: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{key}|{draw}".encode()).digest()[:4], "big") >> 1
+
+
+def _unquoted(text: str) -> str:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, str) else text
+
+
+def _fits_sample(text: str | None) -> bool:
+    try:
+        return bool(json.loads(text or "") == {"zq": "zq"})
+    except ValueError:
+        return False

@@ -1,0 +1,144 @@
+"""What stands in a model's directory: tokenizer, weights, adapter; and the render contract that follows from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from diagnose.config import ModelConfig
+from diagnose.errors import BadInput
+from diagnose.models.base import LAYOUT, PLAIN_STOP
+from diagnose.text import first_line
+
+ALLOWED = "expected a directory with config.json, weights as .safetensors (no pickle) and a tokenizer, or a hub name"
+
+
+def load_weights(kind: Any, path: str, key: str, allowed: str, **settings: Any) -> Any:
+    """A network of which every weight stands in the files; what is missing would silently be random."""
+    try:
+        network, told = kind.from_pretrained(
+            path,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **settings,
+        )
+    except Exception as error:  # of transformers, of huggingface_hub, of safetensors; each is about what stands there
+        raise BadInput(f"{key}={path}: {first_line(error)}; {allowed}") from None
+    wrong = [name for name, *_ in told["mismatched_keys"]] + sorted(told["missing_keys"])
+    if wrong:
+        raise BadInput(
+            f"{key}={path}: not the weights of the {type(network).__name__} that config.json describes: "
+            f"{len(wrong)} missing or of another shape, {wrong[0]} the first; {allowed}"
+        )
+    return network
+
+
+def placed(network: Any, device: str) -> Any:
+    """The network on its device, ready to be asked.
+
+    Raises:
+        BadInput: there is no such device here.
+    """
+    try:
+        return network.to(device).eval()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = "cpu" if best_device() == "cpu" else f"cpu, {best_device()}"
+        raise BadInput(f"model.device={device}: {first_line(error)}; this machine has: {here}") from None
+
+
+def with_adapter(model: Any, path: str) -> Any:
+    """The model behind a LoRA adapter of which every weight stands in the files.
+
+    Raises:
+        BadInput: no adapter saved by PEFT, or one of another base.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    for names in (("adapter_config.json",), ("adapter_model.safetensors", "adapter_model.bin")):
+        if not any((Path(path) / name).is_file() for name in names):
+            raise BadInput(f"model.adapter={path}: holds no {names[0]}; expected a directory saved by PEFT")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an attribute's old name
+            adapted = PeftModel.from_pretrained(model, path)
+        wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        missing = set(wanted) - set(load_peft_weights(path, device="cpu"))
+    except Exception as error:  # of PEFT, of safetensors, of the JSON inside; each is about this directory
+        raise BadInput(f"model.adapter={path}: does not fit this base: {first_line(error)}") from None
+    if missing:
+        raise BadInput(f"model.adapter={path}: does not fit this base: lacks {len(missing)} weights, {min(missing)}")
+    return adapted
+
+
+def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
+    """The tokenizer with the end token that the settings name.
+
+    Raises:
+        BadInput: no tokenizer there, or `model.eos_token` is not a token of it.
+    """
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    path = str(settings.path)
+    if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
+        raise BadInput(f"{key}={path}: no such directory; {ALLOWED}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # of transformers, of huggingface_hub, of tokenizers; each is about what stands there
+        raise BadInput(f"{key}={path}: no tokenizer to load: {first_line(error)}; {ALLOWED}") from None
+    if settings.eos_token:
+        if settings.eos_token not in tokenizer.get_vocab():
+            allowed = ", ".join(tokenizer.all_special_tokens)
+            raise BadInput(f"model.eos_token={settings.eos_token!r}: not a token; special tokens here: {allowed}")
+        tokenizer.eos_token = settings.eos_token
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def stop_strings(settings: ModelConfig, tokenizer: Any) -> list[str]:
+    """A base model without a chat template ends its answer with an empty line, as the layout of its prompt does."""
+    if settings.stop is not None:
+        return list(settings.stop)
+    return [] if tokenizer.chat_template else [PLAIN_STOP]
+
+
+def end_ids(settings: ModelConfig, tokenizer: Any, model: Any = None) -> set[int]:
+    """Token ids that end an answer."""
+    if settings.eos_token or model is None:
+        return {tokenizer.eos_token_id}
+    configured = model.generation_config.eos_token_id
+    several = configured if isinstance(configured, list) else [configured]
+    return {i for i in [*several, tokenizer.eos_token_id] if i is not None}
+
+
+def render_of(settings: ModelConfig, tokenizer: Any, ends: set[int]) -> dict[str, Any]:
+    """The render contract of a local model."""
+    vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
+    return {
+        "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],
+        "chat_template": tokenizer.chat_template,
+        "layout": None if tokenizer.chat_template else LAYOUT,
+        "bos": tokenizer.bos_token,
+        "eos": sorted(tokenizer.convert_ids_to_tokens(i) for i in ends),
+        "system_prompt": settings.system_prompt,
+        "stop": stop_strings(settings, tokenizer),
+        "mask": "completion",
+    }
+
+
+def best_device() -> str:
+    """CUDA, else Apple's GPU, else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,280 @@
+"""answers.jsonl: what was asked and what came back, append-only, in batches that are there whole or not at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from diagnose.grading.grade import grade
+from diagnose.models.base import Completion, Form, Model
+from diagnose.provenance import writing
+from diagnose.records import Answer, EvalItem, Prompt, Reading
+
+Progress = Callable[[str, int, int], None]
+"""Called with (probe, answers so far, answers planned)."""
+Reader = Callable[[Sequence[tuple[EvalItem, str]]], list[Reading]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One question to the model: generate `n` texts, or score `continuation`."""
+
+    probe: str
+    item: str
+    prompt: Prompt
+    graded: EvalItem | None = None
+    """The item whose grader reads the text; None: nobody does."""
+    continuation: str | None = None
+    draw: int = 0
+    n: int = 1
+    temperature: float = 0.0
+    form: Form | None = None
+    """What the answer is forced into."""
+
+    @property
+    def name(self) -> int:
+        """Which question this is, within one process."""
+        return hash((self.probe, self.item, self.draw, self.prompt.sha))
+
+
+WORTH_A_BATCH = 8
+"""So many prompts behind the same exemplars are kept apart from others, so that the exemplars are read once."""
+PREAMBLE = 32
+"""Characters that may stand before the answer proper (judgement): a model that rambles has had its chance by then."""
+READ = ("stop", "length", "control")
+"""How an answer ends that a grader may read."""
+
+
+class AnswerLog:
+    """Asks what is not yet answered, and remembers."""
+
+    def __init__(
+        self,
+        path: Path,
+        seed: int,
+        progress: Progress | None = None,
+        read: Reader | None = None,
+        saw: Callable[[Iterable[Answer]], None] | None = None,
+    ) -> None:
+        """`read` grades responses; without it, the graders that need no model do. `saw` is shown every answer kept."""
+        self.path, self.seed = path, seed
+        self.read = read or (lambda pairs: [grade(item, text) for item, text in pairs])
+        self._finished: set[int] = set()
+        self.progress = progress or (lambda probe, done, planned: None)
+        self.saw = saw or (lambda answers: None)
+        self._answers: dict[str, dict[str, dict[int, Answer]]] = defaultdict(lambda: defaultdict(dict))
+        if path.exists():
+            self._read()
+
+    def part(self, items: set[str], probes: set[str] | None = None) -> AnswerLog:
+        """What it knows of some items, and of texts that stand for no item (priors); `probes`: these only."""
+        out = copy.copy(self)
+        out._answers = defaultdict(lambda: defaultdict(dict))
+        for probe in self._answers if probes is None else probes & set(self._answers):
+            known = self._answers[probe]
+            wanted = known if probe.startswith("prior_") else items & set(known)
+            out._answers[probe].update({item: known[item] for item in wanted})
+        return out
+
+    def ask(self, model: Model, asks: Sequence[Ask]) -> None:
+        """Answer all asks of one stage; batches that the file already holds are not asked again.
+
+        What an earlier stage of this very run has asked leaves the plan; what a killed run has left does not, so that
+        the batches stay the same.
+        """
+        asks = [a for a in asks if a.name not in self._finished]
+        planned, done = sum(a.n for a in asks), 0
+        for batch in _batches(asks, model.batch_size):
+            if not all(self._knows(a, d) for a in batch for d in range(a.draw, a.draw + a.n)):
+                self._append(list(self._answer(model, batch)))
+            done += sum(a.n for a in batch)
+            self.progress(batch[0].probe, done, planned)
+        self._finished |= {a.name for a in asks}
+
+    def note(self, probe: str, pairs: Sequence[tuple[EvalItem, str]]) -> None:
+        """Have texts graded that no model said: controls, with what they are as `finish`."""
+        if all(self._answers[probe].get(item.id) for item, _ in pairs):
+            return
+        drawn: Counter[str] = Counter()
+        answers = []
+        for (item, text), reading in zip(pairs, self.read(pairs), strict=True):
+            answers.append(_answered(probe, item.id, drawn[item.id], "", Completion(text, 0, "control"), reading))
+            drawn[item.id] += 1
+        self._append(answers)
+
+    def __len__(self) -> int:
+        """Answers known."""
+        return sum(len(draws) for items in self._answers.values() for draws in items.values())
+
+    @property
+    def probes(self) -> set[str]:
+        """Names of the probes of which there are answers."""
+        return set(self._answers)
+
+    def get(self, probe: str, item: str, draw: int = 0) -> Answer:
+        """One answer; KeyError where it was not asked."""
+        return self._answers[probe][item][draw]
+
+    def find(self, probe: str, item: str, draw: int = 0) -> Answer | None:
+        """One answer, or None where it was not asked."""
+        return self._answers[probe].get(item, {}).get(draw)
+
+    def of(self, probe: str) -> dict[str, list[Answer]]:
+        """item id → its answers to this probe, by draw."""
+        return {item: self.of_item(probe, item) for item in self._answers[probe]}
+
+    def of_item(self, probe: str, item: str) -> list[Answer]:
+        """The answers of one item to this probe, by draw."""
+        draws = self._answers[probe].get(item, {})
+        return [draws[d] for d in sorted(draws)]
+
+    def _knows(self, ask: Ask, draw: int) -> bool:
+        known = self._answers[ask.probe].get(ask.item, {}).get(draw)
+        return known is not None and known.prompt == ask.prompt.sha
+
+    def _answer(self, model: Model, batch: list[Ask]) -> Iterator[Answer]:
+        fitting = []
+        for a in batch:
+            if model.fits(a.prompt, a.continuation):
+                fitting.append(a)
+                continue
+            for draw in range(a.draw, a.draw + a.n):
+                yield Answer(probe=a.probe, item=a.item, draw=draw, prompt=a.prompt.sha, text="", reason="too_long")
+        if not fitting:
+            return
+        first = fitting[0]
+        if first.continuation is not None:
+            texts = [a.continuation or "" for a in fitting]
+            for a, s in zip(fitting, model.logprob([a.prompt for a in fitting], texts), strict=True):
+                yield Answer(
+                    probe=a.probe,
+                    item=a.item,
+                    draw=a.draw,
+                    prompt=a.prompt.sha,
+                    text=a.continuation or "",
+                    logprob=s.logprob,
+                    tokens=s.tokens,
+                    finish="scored",
+                )
+            return
+        keys = [f"{self.seed}|{a.probe}|{a.item}" for a in fitting]
+        forms = [a.form for a in fitting if a.form is not None] or None
+        several = model.generate([a.prompt for a in fitting], keys, first.n, first.draw, first.temperature, forms)
+        said = [
+            (a, a.draw + k, c)
+            for a, completions in zip(fitting, several, strict=True)
+            for k, c in enumerate(completions)
+        ]
+        graded = [(a.graded, c.text) for a, _, c in said if a.graded and c.finish in READ]
+        readings = iter(self.read(graded))
+        for a, draw, c in said:
+            if c.finish not in READ:
+                reading: Reading | None = Reading(None, None, c.finish)
+            else:
+                reading = next(readings) if a.graded else None
+            if reading and a.graded and reading.lenient is False and c.finish == "length" and cramped(a.graded, c.text):
+                reading = Reading(False, None, "truncated")
+            yield _answered(a.probe, a.item, draw, a.prompt.sha, c, reading)
+
+    def _append(self, batch: list[Answer]) -> None:
+        lines = [json.dumps({"of": len(batch)} | asdict(answer), ensure_ascii=False) for answer in batch]
+        with writing(self.path), self.path.open("ab") as handle:
+            handle.write(("\n".join(lines) + "\n").encode())
+            handle.flush()
+            os.fsync(handle.fileno())
+        self._keep(batch)
+
+    def _keep(self, batch: Iterable[Answer]) -> None:
+        for answer in batch:
+            self._answers[answer.probe][answer.item][answer.draw] = answer
+        self.saw(batch)
+
+    def _read(self) -> None:
+        """Keep whole batches and cut off what a kill left behind them."""
+        names = {f.name for f in fields(Answer)}
+        whole = 0
+        batch: list[Answer] = []
+        with self.path.open("rb") as handle:
+            for line in handle:
+                row = _row(line)
+                if row is None:
+                    break
+                batch.append(Answer(**{key: value for key, value in row.items() if key in names}))
+                if len(batch) == row["of"]:
+                    self._keep(batch)
+                    batch = []
+                    whole = handle.tell()
+        os.truncate(self.path, whole)
+
+
+def cramped(item: EvalItem, text: str) -> bool:
+    """Was an answer cut off before a short preamble or the gold answer would have fitted? Its content is not known."""
+    return len(text) < max([PREAMBLE, *map(len, item.targets)])
+
+
+def _answered(probe: str, item: str, draw: int, prompt: str, said: Completion, reading: Reading | None) -> Answer:
+    return Answer(
+        probe=probe,
+        item=item,
+        draw=draw,
+        prompt=prompt,
+        text=said.text,
+        strict=reading.strict if reading else None,
+        lenient=reading.lenient if reading else None,
+        reason=reading.reason if reading else None,
+        tokens=said.tokens,
+        finish=said.finish,
+    )
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return row if isinstance(row, dict) and "of" in row else None
+
+
+def _batches(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:
+    """Like with like: the same number of draws and exemplars, similar lengths; the plan depends on the asks alone.
+
+    `size` counts generated rows; texts to be scored count by their prompts, because a prompt of several is read once.
+    """
+
+    heads = Counter(_head(ask.prompt) for ask in asks)
+
+    def kind(ask: Ask) -> tuple[Any, ...]:
+        head = _head(ask.prompt)
+        draw = ask.draw if ask.temperature > 0 else 0
+        return ask.n, draw, ask.temperature, ask.form is not None, head if heads[head] >= WORTH_A_BATCH else ""
+
+    def length(ask: Ask) -> int:
+        return sum(len(text) for _, text in ask.prompt.turns)
+
+    ordered = sorted(asks, key=lambda a: (*kind(a), -length(a), a.item, a.draw))
+    batch: list[Ask] = []
+    prompts: set[Prompt] = set()
+    for ask in ordered:
+        full = len(batch) >= 4 * size or len(prompts | {ask.prompt}) > size
+        if ask.continuation is None:
+            full = (len(batch) + 1) * ask.n > max(size, ask.n)
+        if batch and (full or kind(ask) != kind(batch[0])):
+            yield batch
+            batch, prompts = [], set()
+        batch.append(ask)
+        prompts.add(ask.prompt)
+    if batch:
+        yield batch
+
+
+def _head(prompt: Prompt) -> str:
+    """What stands before the question itself: exemplars, shared by many prompts."""
+    return "\n".join(text for _, text in prompt.turns[:-1])

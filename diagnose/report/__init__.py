@@ -1,0 +1,1 @@
+"""The diagnosis in the terminal, as HTML and Markdown, and in W&B."""

@@ -1,0 +1,132 @@
+"""What is known while a diagnosis runs: a bar per probe, and under them the slices."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from diagnose.records import Answer, EvalItem, SliceVerdict
+from diagnose.report.words import chance, cut, safe, short, verdict_text
+
+BARS = 6
+"""So many probes have a bar at once: the latest."""
+NAME = 32
+"""Columns for the name of a slice among other words."""
+
+
+# ---------------------------------------------------------------- while it runs
+
+
+class Standing:
+    """What is known of a slice so far."""
+
+    def __init__(self, items: int) -> None:
+        self.items, self.asked, self.right, self.content = items, 0, 0, 0
+        self.lost: set[str] = set()
+        self.back: dict[str, set[str]] = {"shaped": set(), "constrained": set(), "sampled": set(), "given": set()}
+
+    def saw(self, answer: Answer) -> None:
+        """Count one answer."""
+        if answer.probe == "plain":
+            self.asked += 1
+            self.right += bool(answer.strict)
+            self.content += bool(answer.lenient)
+            if answer.strict is False:
+                self.lost.add(answer.item)
+        elif answer.probe in self.back and answer.item in self.lost:
+            form = answer.probe in ("shaped", "constrained")
+            if answer.strict if form else answer.lenient:
+                self.back[answer.probe].add(answer.item)
+
+    def recovered(self) -> str:
+        """`shaped 12 · given 3`: of the failures, how many items came back and by what."""
+        return " · ".join(f"{probe} {len(items)}" for probe, items in self.back.items() if items)
+
+
+class Bars:
+    """One progress bar per probe on stderr and under them what is known per slice; plain lines where no terminal is."""
+
+    def __init__(self, title: str = "", items: Sequence[EvalItem] = ()) -> None:
+        """`items`: those whose answers `saw` counts by slice."""
+        self.title = f"{title} " if title else ""
+        self.slices = {i.id: i.slices for i in items}
+        sizes = Counter(name for i in items for name in i.slices)
+        self.standing = {name: Standing(size) for name, size in sizes.items()}
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.progress = _Progress(*columns, console=console, disable=not console.is_terminal)
+        self.progress.below = self._table
+        self.tasks: dict[tuple[str, int], TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def __call__(self, probe: str, done: int, planned: int) -> None:
+        """Advance the bar of a probe."""
+        key = (probe, planned)
+        if key not in self.tasks:
+            for old in self.progress.task_ids[: 1 - BARS]:
+                self.progress.update(old, visible=False)
+            self.tasks[key] = self.progress.add_task(self.title + probe, total=planned)
+        self.progress.update(self.tasks[key], completed=done, visible=True)
+        if self.progress.disable and done == planned:
+            print(f"{self.title + probe:<18} {planned:>6} answers", file=sys.stderr, flush=True)
+
+    def saw(self, answers: Iterable[Answer]) -> None:
+        """Count answers by slice."""
+        for answer in answers:
+            for name in self.slices.get(answer.item, ()):
+                self.standing[name].saw(answer)
+
+    def settled(self, verdict: SliceVerdict) -> None:
+        """A line for a slice of which nothing more is asked."""
+        said = f"{safe(verdict.slice)}: {verdict_text(verdict)}, P {chance(verdict.p_verdict)}, {verdict.n} items asked"
+        word = "unsettled" if verdict.verdict == "insufficient" else "settled"
+        self.progress.console.print(f"{word:<10} {said}", soft_wrap=True, highlight=False)
+
+    def _table(self) -> Table | None:
+        """The slices with the most failures so far, as many as a terminal has room for."""
+        if not any(s.asked for s in self.standing.values()):
+            return None
+        table = _table()
+        for name in ("slice", "asked", "right", "content"):
+            table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
+        table.add_column("failures that came back", no_wrap=True, overflow="ellipsis")
+        started = [(name, s) for name, s in self.standing.items() if s.asked]
+        started.sort(key=lambda pair: (pair[1].right - pair[1].asked, pair[0]))
+        shown = started[: max(3, self.progress.console.height // 3)]
+        for name, s in shown:
+            shares = (short(s.right / s.asked), short(s.content / s.asked))
+            table.add_row(Text(cut(name, NAME)), f"{s.asked}/{s.items}", *shares, s.recovered())
+        if len(shown) < len(started):
+            table.add_row(f"and {len(started) - len(shown)} more")
+        return table
+
+
+class _Progress(Progress):
+    """Bars with something below them."""
+
+    below: Callable[[], RenderableType | None] | None = None
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        below = self.below() if self.below else None
+        if below is not None:
+            yield below
+
+
+def _table() -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

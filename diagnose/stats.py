@@ -1,0 +1,38 @@
+"""Shares with their intervals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import beta, norm
+
+from diagnose.records import Rate
+
+
+def rate(k: int, n: int, level: float = 0.95) -> Rate:
+    """A share with its Jeffreys interval; an empty one has no bounds."""
+    if n == 0:
+        return Rate(k=k, n=n, low=None, high=None)
+    tail = (1 - level) / 2
+    low = 0.0 if k == 0 else float(beta.ppf(tail, k + 0.5, n - k + 0.5))
+    high = 1.0 if k == n else float(beta.ppf(1 - tail, k + 0.5, n - k + 0.5))
+    return Rate(k=k, n=n, low=low, high=high)
+
+
+def corrected(found: Rate, grader: dict[str, Any], trust: float) -> Rate | None:
+    """A lenient rate without the grader's errors: (p + sp - 1) / (se + sp - 1).
+
+    Its interval knows that se and sp were measured too (Rogan and Gladen 1978; delta method). None where the grader was
+    not measured or says too little.
+    """
+    se, sp = grader.get("sensitivity"), grader.get("specificity")
+    if se is None or sp is None or found.n == 0 or se + sp < trust:
+        return None
+    p, span = found.k / found.n, se + sp - 1
+    theta = min(max((p + sp - 1) / span, 0.0), 1.0)
+    parts = ((p, found.n, 1.0), (se, grader["sensitivity_n"], theta), (sp, grader["specificity_n"], 1 - theta))
+    # One success and one failure added: a share of 0 or 1 has not been measured without error either.
+    spread = [w**2 * s * (1 - s) / (n + 2) for x, n, w in parts if (s := (x * n + 1) / (n + 2))]
+    half = float(norm.ppf(0.975)) * float(np.sqrt(sum(spread))) / span
+    return Rate(k=theta * found.n, n=found.n, low=max(0.0, theta - half), high=min(1.0, theta + half))

@@ -1,0 +1,1 @@
+"""Answers → evidence → posterior over gaps → one verdict per slice."""

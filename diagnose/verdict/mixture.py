@@ -1,0 +1,268 @@
+"""The probes are annotators, the gap classes are labels: a hierarchical latent-class model (Dawid and Skene 1979, with
+the corrections of DESIGN §6) gives, per slice, posterior draws of the mixture of gaps.
+
+    z_i ~ Cat(pi_cell)            pi_cell ~ Dir(kappa / classes)
+    y_ir | z_i = c                one three-level outcome per rung, a count for samples, a win for rankings
+    P(success) = g + (1 - g) mu   g: the placebo's measured rate; mu_rc ~ Beta(strength * template), pooled over slices
+
+The log-likelihood of a rung counts by its weight (at most 1), because the rungs of an item share its difficulty; an
+item counts by `effective` (at most 1), because the items of a slice share what the templates get wrong. Both come from
+models of known gaps (calibration.py). Slices that overlap are fitted on disjoint cells and reported as sums. Clustered
+items count by their effective number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import betaln, gammaln
+
+from diagnose.config import ProbesConfig, RuleConfig
+from diagnose.items.evalset import EvalSet, by_slice
+from diagnose.probes.answers import AnswerLog
+from diagnose.probes.judge import lost_to_reference, own_answer
+from diagnose.probes.missing import missing_probes
+from diagnose.records import CLASSES, Attribution, EvalItem
+from diagnose.verdict.controls import agreement, judge_controls
+from diagnose.verdict.evidence import LEVELS, WINS, Evidence, allowed, doubted, gather, readable, slice_floors
+
+JUDGED_LEAST = 8
+"""Pairs that a judge must have seen before it can be found wanting."""
+MISFIT_LEAST = 8
+"""Items of which a probe must have been asked before it can contradict."""
+SURELY = 1.645
+"""Standard errors by which it must contradict: a small slice is odd by chance more often than a large one."""
+Array = np.ndarray
+
+
+def attribute(
+    evalset: EvalSet, log: AnswerLog, settings: ProbesConfig, rule: RuleConfig, rng: np.random.Generator
+) -> Attribution:
+    """Posterior draws of each slice's mixture over CLASSES.
+
+    Items of which nothing could be read, or whose gold is doubted, take no part.
+    """
+    groups = by_slice(evalset.items)
+    by_name = {name: doubted(part, log) for name, part in groups.items()}
+    suspect = {i.id for i in evalset.items if all(i.id in by_name[name] for name in i.slices)}
+    told = {name: tuple(i.id for i in part if i.id in suspect) for name, part in groups.items()}
+    items = [i for i in evalset.items if readable(i, log) and i.id not in suspect]
+    members = {name: [i for i in items if name in i.slices] for name in evalset.slices}
+    missing = {name: missing_probes(part, evalset, settings, name) for name, part in members.items()}
+    missing = {name: _unheard(members[name], missing[name], log, rule) for name in members}
+    floors = {name: slice_floors(part, log) for name, part in members.items()}
+    if not items:
+        nothing = np.full((rule.sweeps - rule.burn, len(CLASSES)), np.nan)
+        return Attribution({name: nothing for name in members}, {}, missing, floors, told)
+    seen = gather(items, log, missing, floors, rule)
+    gamma, z = gibbs(seen, rule, rng)
+    missing |= {name: (*missing[name], "misfit") for name in _unexplained(items, seen, z, rule)}
+    cells = sorted({i.slices for i in items})
+    draws = {}
+    for name, part in members.items():
+        mine = [c for c, cell in enumerate(cells) if name in cell]
+        if not part:
+            draws[name] = np.full((gamma.shape[0], len(CLASSES)), np.nan)
+            continue
+        mixed = gamma[:, mine].sum(1)
+        mixed /= mixed.sum(1, keepdims=True)
+        mixed[:, ~np.any([allowed(cells[c], missing) for c in mine], axis=0)] = np.nan
+        draws[name] = mixed
+    return Attribution(draws, {i.id: z[k].tolist() for k, i in enumerate(items)}, missing, floors, told)
+
+
+def _unheard(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog, rule: RuleConfig) -> tuple[str, ...]:
+    """A taste that nobody can be heard on leaves the model, it must not float in it.
+
+    Because nobody could read the judge, because it does not prefer what people chose, or because people do not agree.
+    """
+    duels = [lost_to_reference(i, log) for i in items if i.judge and own_answer(i, log) is not None]
+    judged = judge_controls(items, log)
+    accuracy = judged.get("accuracy_interval95", [None, None])
+    told = agreement(items)
+    why = {
+        "preference": bool(duels) and all(lost is None for lost in duels),
+        "judge": (judged.get("accuracy_n", 0) >= JUDGED_LEAST and accuracy[0] <= 0.5)
+        or judged.get("by_length") == "alone",
+        "agreement": "alpha" in told
+        and told["alpha"] is not None
+        and told["alpha"] < rule.agreement
+        and told["pairwise"] < rule.agreement_pairs,
+    }
+    return tuple(dict.fromkeys((*missing, *(what for what, so in why.items() if so))))
+
+
+def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConfig) -> Iterator[str]:
+    """Slices in which a probe saw something else than the templates of the classes named for their items expect.
+
+    The rates of the classes move with the data; where a render is wrong or a model refuses, they can move so far that a
+    class means what it is not. The templates do not move.
+    """
+    asked = {r: seen.levels[r][:, 0] for r in LEVELS} | {r: seen.wins[r] for r in WINS if r != "judged"}
+    with np.errstate(invalid="ignore"):
+        asked["sampled"] = np.where(seen.counts[:, 1] > 0, seen.counts[:, 0] / seen.counts[:, 1], np.nan)
+    off = {}
+    for rung, y in asked.items():
+        template = _template(rule, rung)
+        mean = template if template.ndim == 1 else template[:, 0]
+        off[rung] = y - (z * _floored(seen.floors[rung], mean)).sum(1)
+    for name in sorted({name for i in items for name in i.slices}):
+        inside = np.array([name in i.slices for i in items])
+        asked_here = [inside & ~np.isnan(d) for d in off.values()]
+        least = [_surely(d[k], seen.weights[k]) for d, k in zip(off.values(), asked_here, strict=True) if k.any()]
+        if max(least, default=0.0) > rule.misfit:
+            yield name
+
+
+def _surely(off: Array, weights: Array) -> float:
+    """How far the mean is off at least (one-sided 95 %); 0 with too few items.
+
+    One success and one failure added: items that all agree have not been measured without error either.
+    """
+    if len(off) < MISFIT_LEAST:
+        return 0.0
+    n = weights.sum()
+    error = np.sqrt((off.var() * n + 1) / (n + 2) / n)
+    return float(abs(off.mean()) - SURELY * error)
+
+
+# ---------------------------------------------------------------- inference
+
+
+def gibbs(seen: Evidence, rule: RuleConfig, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Gibbs sampling.
+
+    A cell's mixture is drawn as unnormalised gamma variables: sums of them over the cells of a slice, normalised, are
+    again Dirichlet, so that a slice has its own sampling error and no more prior weight than kappa however finely other
+    slices cut it. An item's class prior is the mixture of its largest slice.
+
+    Returns:
+        gamma [draws, cells, classes] and the items' mean class posterior [items, classes].
+    """
+    n, cells = len(seen.weights), int(seen.cells.max()) + 1
+    seen, weigh = replace(seen, weights=seen.weights * rule.effective), rule.weights
+    theta = {rung: _template(rule, rung) for rung in (*LEVELS, *WINS) if rung != "judged"}
+    theta["judged"] = np.array([rule.templates["judged"]["preference"]])
+    fixed = np.where(seen.allowed, weigh["sampled"] * _counts_loglik(seen, rule), -np.inf)
+    open_cells = np.array([seen.allowed[seen.cells == c].any(0) for c in range(cells)])
+    prior = rule.kappa * seen.cell_prior[:, None] * open_cells / open_cells.sum(1, keepdims=True)
+    gamma = open_cells / open_cells.sum(1, keepdims=True)
+    kept, posterior = [], np.zeros((n, len(CLASSES)))
+    for sweep in range(rule.sweeps):
+        pi = seen.home @ gamma
+        pi /= pi.sum(1, keepdims=True)
+        logp = fixed + np.log(np.maximum(pi[seen.cells], 1e-300))
+        for rung in LEVELS:
+            logp = logp + weigh[rung] * _levels_loglik(seen, rung, theta[rung])
+        for rung in WINS:
+            logp = logp + weigh[rung] * _wins_loglik(seen, rung, theta[rung])
+        p = np.exp(logp - logp.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        z = (p.cumsum(1) < rng.random((n, 1))).sum(1).clip(max=len(CLASSES) - 1)
+        onehot = np.eye(len(CLASSES))[z]
+        counts = np.zeros((cells, len(CLASSES)))
+        np.add.at(counts, seen.cells, onehot * seen.weights[:, None])
+        gamma = np.where(open_cells, np.maximum(rng.gamma(np.maximum(prior + counts, 1e-9)), 1e-300), 0.0)
+        for rung in LEVELS:
+            theta[rung] = _update_levels(seen, rung, theta[rung], onehot, rule, rng)
+        for rung in WINS:
+            theta[rung] = _update_wins(seen, rung, theta[rung], onehot, rule, rng)
+        if sweep >= rule.burn:
+            kept.append(gamma)
+            posterior += p
+    return np.array(kept), posterior / len(kept)
+
+
+def _template(rule: RuleConfig, rung: str) -> Array:
+    """[6] or [6, 2] prior means."""
+    return np.array([rule.templates[rung][name] for name in CLASSES], float)
+
+
+def _floored(g: Array, mu: Array) -> Array:
+    """theta = g + (1 - g) mu, as [items, classes]."""
+    theta: Array = g[:, None] + (1 - g[:, None]) * mu[None, :]
+    return theta.clip(1e-6, 1 - 1e-6)
+
+
+def _levels_loglik(seen: Evidence, rung: str, mu: Array) -> Array:
+    """One three-level outcome: fail, lenient only, strict; draws of one item are averaged, not multiplied."""
+    lenient, strict = seen.levels[rung].T
+    up = _floored(seen.floors[rung], mu[:, 0])
+    top = _floored(_form_floor(seen, rung), mu[:, 1])
+    only = (lenient - strict)[:, None]
+    ll = (1 - lenient)[:, None] * np.log(1 - up) + only * np.log(up * (1 - top)) + strict[:, None] * np.log(up * top)
+    return np.nan_to_num(ll)
+
+
+def _form_floor(seen: Evidence, rung: str) -> Array:
+    """The placebo of `shaped` is about form: exemplars in the base's own form make an answer strict this often."""
+    return seen.floors.get(f"{rung}_form", np.zeros(len(seen.weights)))
+
+
+def _wins_loglik(seen: Evidence, rung: str, mu: Array) -> Array:
+    y = seen.wins[rung][:, None]
+    if rung == "judged":
+        # The reference wins against every class at the rate of self against self; PREFERENCE is the excess over it.
+        theta = np.repeat(seen.floors[rung][:, None], len(CLASSES), 1).clip(1e-3, 1 - 1e-3)
+        theta[:, CLASSES.index("preference")] = _floored(seen.floors[rung], mu)[:, 0]
+    else:
+        theta = _floored(seen.floors[rung], mu)
+    return np.nan_to_num(y * np.log(theta) + (1 - y) * np.log(1 - theta))
+
+
+def _counts_loglik(seen: Evidence, rule: RuleConfig) -> Array:
+    """Beta-binomial: items of one class share a mean, not a difficulty."""
+    x, n = seen.counts.T
+    mean, size = _template(rule, "sampled").T
+    m = _floored(seen.floors["sampled"], mean)
+    a, b = m * size, (1 - m) * size
+    x, n = x[:, None], n[:, None]
+    choose = gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
+    ll: Array = choose + betaln(x + a, n - x + b) - betaln(a, b)
+    return np.where(n > 0, ll, 0.0)
+
+
+def _update_levels(
+    seen: Evidence, rung: str, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator
+) -> Array:
+    lenient, strict = np.nan_to_num(seen.levels[rung]).T
+    asked = (~np.isnan(seen.levels[rung][:, 0])) * seen.weights
+    active = lenient * _thin(seen.floors[rung], onehot @ mu[:, 0], rng)
+    out = mu.copy()
+    out[:, 0] = _beta(rule, rung, 0, onehot, asked * active, asked * (1 - active), rng)
+    formed = strict * _thin(_form_floor(seen, rung), onehot @ mu[:, 1], rng)
+    out[:, 1] = _beta(rule, rung, 1, onehot, asked * formed, asked * (lenient - formed), rng)
+    return out
+
+
+def _update_wins(
+    seen: Evidence, rung: str, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator
+) -> Array:
+    y = np.nan_to_num(seen.wins[rung])
+    asked = (~np.isnan(seen.wins[rung])) * seen.weights
+    if rung == "judged":
+        mine = onehot[:, CLASSES.index("preference")] * asked
+        active = y * _thin(seen.floors[rung], np.broadcast_to(mu, y.shape), rng)
+        prior = rule.templates["judged"]["preference"] * rule.strength
+        return rng.beta(prior + (mine * active).sum(), rule.strength - prior + (mine * (1 - active)).sum(), 1)
+    active = y * _thin(seen.floors[rung], onehot @ mu, rng)
+    return _beta(rule, rung, None, onehot, asked * active, asked * (1 - active), rng)
+
+
+def _thin(g: Array, mu: Array, rng: np.random.Generator) -> Array:
+    """Which successes came from the class and not from the floor: data augmentation, so that mu stays conjugate."""
+    share = mu / np.maximum(g + (1 - g) * mu, 1e-9)
+    return (rng.random(g.shape) < share).astype(float)
+
+
+def _beta(
+    rule: RuleConfig, rung: str, level: int | None, onehot: Array, hits: Array, misses: Array, rng: np.random.Generator
+) -> Array:
+    """Conjugate draw of mu for every class; template classes without items stay at their prior."""
+    mean = _template(rule, rung) if level is None else _template(rule, rung)[:, level]
+    a = rule.strength * mean + hits @ onehot
+    b = rule.strength * (1 - mean) + misses @ onehot
+    drawn: Array = rng.beta(np.maximum(a, 1e-3), np.maximum(b, 1e-3))
+    return drawn.clip(1e-4, 1 - 1e-4)
