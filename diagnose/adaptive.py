@@ -12,7 +12,7 @@ from diagnose.items.evalset import EvalSet, by_slice
 from diagnose.models.base import Model
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.probes.run import climb
+from diagnose.probes.run import run_probes
 from diagnose.records import SliceVerdict
 from diagnose.text import hash_order
 from diagnose.verdict.decide import verdicts
@@ -37,7 +37,7 @@ def spend(
         The eval set without the items that nobody had to ask.
     """
     if settings.budget == "full":
-        climb(model, evalset, settings, log, judges)
+        run_probes(model, evalset, settings, log, judges)
         return evalset
     waiting = {
         name: sorted(part, key=lambda i: hash_order(f"turn {i.id}")) for name, part in by_slice(evalset.items).items()
@@ -46,7 +46,7 @@ def spend(
     turn = settings.first_items
     while waiting:
         part = list({i.id: i for items in waiting.values() for i in items[:turn] if i.id not in asked}.values())
-        climb(model, evalset, settings, log, judges, part)
+        run_probes(model, evalset, settings, log, judges, part)
         asked |= {i.id for i in part}
         seen = replace(evalset, items=[i for i in evalset.items if i.id in asked])
         found = attribute(seen, log, settings, rule, np.random.default_rng(log.seed))

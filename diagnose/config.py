@@ -11,20 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.errors import BadInput
+from diagnose.probes.table import PROBES
 
 WANDB_MODES = ("offline", "online", "disabled")
-PROBES = (
-    "plain",
-    "shaped",
-    "constrained",
-    "sampled",
-    "ranked",
-    "given",
-    "judged",
-    "best",
-    "paraphrased",
-    "margins",
-)
 KINDS = ("hf", "openai", "recorded")
 APIS = ("chat", "completions")
 BUDGETS = ("full", "adaptive")
@@ -39,10 +28,10 @@ LEAST = {
     "judge.max_new_tokens": 1,
     "probes.first_items": 1,
     "probes.more_items": 1,
-    "probes.shaped_draws": 0,
+    "probes.few_shot_draws": 0,
     "probes.samples": 1,
     "probes.more_samples": 0,
-    "probes.best_items": 0,
+    "probes.best_of_n_items": 0,
     "probes.paraphrased_items": 0,
     "evalset.limit": 1,
     "rule.min_items": 1,
@@ -101,7 +90,7 @@ class EvalSetConfig:
 
 @dataclass
 class ProbesConfig:
-    """The elicitation ladder."""
+    """Which probes are asked, and how much of each."""
 
     enabled: list[str] = field(default_factory=lambda: list(PROBES))
     budget: str = "full"
@@ -109,10 +98,10 @@ class ProbesConfig:
     first_items: int = 16
     more_items: int = 8
     shots: int = 3
-    shaped_draws: int = 2
+    few_shot_draws: int = 2
     samples: int = 8
     more_samples: int = 24
-    best_items: int = 50
+    best_of_n_items: int = 50
     paraphrased_items: int = 32
     temperature: float = 1.0
 

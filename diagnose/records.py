@@ -4,23 +4,73 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 CLASSES = ("none", "format", "knowledge_latent", "knowledge_absent", "knowledge_skill", "preference")
 """The gap classes of DESIGN §2, in the order of every array that has a class axis."""
 
 KNOWLEDGE = CLASSES[2:5]
 Interval = tuple[float, float]
+Turns = tuple[tuple[str, str], ...]
+"""A conversation as (role, content) pairs."""
+
+
+GraderKind = Literal["exact", "regex", "number", "contains", "choice", "json", "instructions", "judge"]
+JudgeKind = Literal["rule", "reward_model", "model"]
+Verdict = Literal["none", "format", "knowledge", "preference", "mixed", "insufficient"]
+Kind = Literal["latent", "absent", "skill", "unresolved"]
+Finish = Literal["stop", "length", "scored", "control", "too_long", "refused", "cut_off", "not_recorded"]
+"""How an answer ended: with an end token or stop string, at the limit; `scored`: a text of ours was scored, `control`:
+shown to a grader; the rest: why there is no answer to read."""
+Method = Literal["none", "prompt", "constrained", "retrieval", "collect_data", "sft", "dpo", "sft_dpo", "rlhf"]
+TrainMethod = Literal["sft", "dpo", "sft_dpo", "rlhf"]
+Status = Literal["running", "finished", "failed", "blocked"]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who decides which of two right answers users prefer."""
+
+    kind: JudgeKind
+    prefer: str | None = None
+    """rule: an RE2 pattern that a preferred answer matches."""
+    path: str | None = None
+    """reward_model: a directory or hub name."""
+    model: str | None = None
+    """model: a directory or hub name; None: the judge of the configuration."""
+
+
+@dataclass(frozen=True)
+class Grader:
+    """How an answer is read; which fields count depends on the kind."""
+
+    kind: GraderKind = "exact"
+    schema: Any = None
+    """json: a JSON Schema."""
+    pattern: str | None = None
+    """regex: what a right answer matches."""
+    lenient: str | None = None
+    """regex: what right content matches."""
+    tolerance: float = 0.0
+    """number: absolute."""
+    marker: str | None = None
+    """number: what stands before the final number."""
+    instructions: Any = None
+    """instructions: [{"id": IFEval's name, …arguments}]."""
+    model: str | None = None
+    """judge: a directory or hub name; None: the judge of the configuration."""
+    rubric: str | None = None
+    """judge: what counts."""
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True)
 class Prompt:
     """What a model is asked: a conversation, or raw text to continue."""
 
-    turns: tuple[tuple[str, str], ...]
-    """(role, content) pairs."""
+    turns: Turns
     raw: bool = False
     """Continue the text of the only turn as it stands, without chat template or layout."""
 
@@ -36,9 +86,9 @@ class EvalItem:
 
     id: str
     slices: tuple[str, ...]
-    turns: tuple[tuple[str, str], ...]
+    turns: Turns
     targets: tuple[str, ...]
-    grader: dict[str, Any]
+    grader: Grader
     where: str
     """file:line, for messages."""
     chat: bool = False
@@ -54,26 +104,23 @@ class EvalItem:
     group: str | None = None
     annotations: tuple[tuple[str, str], ...] = ()
     """(annotator, label) pairs: which of two answers each of them likes better, in whatever words."""
-    extra: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def judge(self) -> dict[str, Any] | None:
-        """Who says which of two right answers users like better."""
-        return self.grader.get("judge")
+    def judge(self) -> Judge | None:
+        """Who decides which of two right answers users prefer."""
+        return self.grader.judge
 
     @property
     def graded(self) -> bool:
         """Does anything grade the content of an answer?"""
         return (
-            bool(self.targets)
-            or self.judge is None
-            or self.grader["kind"] in ("regex", "instructions", "judge", "json")
+            bool(self.targets) or self.judge is None or self.grader.kind in ("regex", "instructions", "judge", "json")
         )
 
     @property
     def wanted(self) -> str | None:
         """The answer that production would like best; a regex target is only what the pattern captures."""
-        return self.chosen or (self.targets[0] if self.targets and self.grader["kind"] != "regex" else None)
+        return self.chosen or (self.targets[0] if self.targets and self.grader.kind != "regex" else None)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -96,6 +143,7 @@ class Answer:
     """What came back for one probe, item and draw: a text, or the log-probability of a given continuation."""
 
     probe: str
+    """Its name in probes/table.py."""
     item: str
     draw: int
     prompt: str
@@ -108,8 +156,9 @@ class Answer:
     logprob: float | None = None
     """Sum over the continuation's tokens, in nats."""
     tokens: int = 0
-    finish: str = "stop"
-    """`stop` (end token or stop string), `length`, or `scored`."""
+    finish: Finish = "stop"
+    role: str = ""
+    """What the text stands for where a probe puts several to a model: table.Role."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +173,7 @@ class Attribution:
     """slice → what could not be told apart with the data given."""
     floors: dict[str, dict[str, float]]
     """slice → measured placebo and guess rates."""
-    doubted: dict[str, tuple[str, ...]]
+    suspect: dict[str, tuple[str, ...]]
     """slice → ids of the items whose gold the evidence speaks against; they take no part."""
 
 
@@ -161,8 +210,8 @@ class SliceVerdict:
     waterfall: dict[str, float]
     floors: dict[str, float]
     missing: tuple[str, ...]
-    unscored: dict[str, int]
-    doubted: tuple[str, ...]
+    unread: dict[str, int]
+    suspect: tuple[str, ...]
     """Ids of the items whose gold answer the evidence speaks against: behind the rates, not behind the mixture."""
     evidence: list[dict[str, str]]
 
@@ -207,7 +256,7 @@ class Diagnosis:
 
     decision_id: str
     run: dict[str, Any]
-    render_sha: str
+    prompt_format_sha: str
     evalset: dict[str, Any]
     slices: list[SliceVerdict]
     controls: dict[str, Any]

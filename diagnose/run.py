@@ -22,7 +22,7 @@ from diagnose.errors import BadInput
 from diagnose.items.evalset import EvalSet, by_slice, hints, read_evalset, slice_name
 from diagnose.items.rows import read_rows
 from diagnose.models import load_model
-from diagnose.models.base import Model, render_sha
+from diagnose.models.base import Model, prompt_format_sha
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
 from diagnose.provenance import ROOT, provenance, write_json, write_whole, writing
@@ -61,8 +61,8 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     record = provenance(config) | {
         "device": model.device,
         "family": model.family,
-        "render": model.render,
-        "render_sha": render_sha(model.render),
+        "prompt_format": model.prompt_format,
+        "prompt_format_sha": prompt_format_sha(model.prompt_format),
     }
     identity = _identity(evalset, record, config)
     _open(out, record | {"identity": identity, "status": "running"})
@@ -114,7 +114,7 @@ def conclude(
     return Diagnosis(
         decision_id=decision,
         run=record,
-        render_sha=record["render_sha"],
+        prompt_format_sha=record["prompt_format_sha"],
         evalset={
             "sha256": evalset.sha256,
             "items": len(evalset.items),
@@ -186,7 +186,7 @@ def _identity(evalset: EvalSet, record: dict[str, Any], config: DiagnoseConfig) 
     model = {k: v for k, v in asdict(config.model).items() if k not in SAME_ANSWERS}
     return {
         "evalset": evalset.sha256[:16],
-        "render": record["render_sha"],
+        "prompt_format": record["prompt_format_sha"],
         "model": sha(model),
         "weights": sha(_weights(config.model.path)),
         "probes": sha(asdict(config.probes)),

@@ -14,6 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from diagnose.grading.grade import normal
+from diagnose.probes.table import Probe
 from diagnose.records import EvalItem
 from eval.config import GateConfig
 from eval.measure import ARM_PROBE, Measurement
@@ -267,7 +268,9 @@ def _share(values: list[bool | None]) -> float | None:
 
 
 def _reversion(fixed: list[str], base: Measurement, tuned: Measurement) -> float | None:
-    back = [normal(a.text) == normal(base.text(item)) for item in fixed for a in tuned.log.of_item("paraphrased", item)]
+    back = [
+        normal(a.text) == normal(base.text(item)) for item in fixed for a in tuned.log.of_item(Probe.PARAPHRASED, item)
+    ]
     return sum(back) / len(back) if back else None
 
 

@@ -11,11 +11,12 @@ from diagnose.items.evalset import EvalSet
 from diagnose.models.base import Model
 from diagnose.probes.answers import AnswerLog, Ask
 from diagnose.probes.judge import Judges, by_judge, judgements, lost_to_reference
-from diagnose.probes.prompts import given, paraphrased, plain, sampled, shaped
+from diagnose.probes.prompts import few_shot, oracle_context, paraphrased, plain, samples
+from diagnose.probes.table import Probe
 from diagnose.records import EvalItem, Prompt
 
 JUDGED_SAMPLES = 4
-ARM_PROBE = {"prompt": "shaped", "retrieval": "given"}
+ARM_PROBE = {"prompt": Probe.FEW_SHOT, "retrieval": Probe.ORACLE_CONTEXT}
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Measurement:
     log: AnswerLog
     items: dict[str, EvalItem]
 
-    def success(self, item: str, probe: str = "plain") -> bool | None:
+    def success(self, item: str, probe: Probe = Probe.PLAIN) -> bool | None:
         """Would production accept the first answer: strict, and liked where the item has a judge? None: unscored.
 
         A judge that is a model has read plain answers only; one is liked if it does not lose to `chosen`.
@@ -37,28 +38,28 @@ class Measurement:
             return False
         if asked.judge is None:
             return True if asked.graded else None
-        if asked.judge["kind"] == "rule":
+        if asked.judge.kind == "rule":
             return prefers(asked, answers[0].text)
-        lost = lost_to_reference(asked, self.log) if probe == "plain" else None
+        lost = lost_to_reference(asked, self.log) if probe is Probe.PLAIN else None
         return None if lost is None else not lost
 
     def accepted(self, item: str) -> list[bool | None]:
         """Of the right samples: does the rule accept them?"""
-        right = [a for a in self.log.of_item("sampled", item) if a.strict]
+        right = [a for a in self.log.of_item(Probe.SAMPLES, item) if a.strict]
         return [prefers(self.items[item], a.text) for a in right]
 
     def reading(self, item: str, level: str) -> bool | None:
         """The strict or the lenient reading of the plain answer."""
-        answer = self.log.get("plain", item)
+        answer = self.log.get(Probe.PLAIN, item)
         return answer.strict if level == "strict" else answer.lenient
 
     def text(self, item: str) -> str:
         """The plain answer."""
-        return self.log.get("plain", item).text
+        return self.log.get(Probe.PLAIN, item).text
 
     def confidence(self, item: str) -> float | None:
         """Geometric mean probability of the tokens of the plain answer."""
-        scored = self.log.of_item("confidence", item)
+        scored = self.log.of_item(Probe.CONFIDENCE, item)
         if not scored or scored[0].logprob is None or not scored[0].tokens:
             return None
         return exp(scored[0].logprob / scored[0].tokens)
@@ -71,18 +72,18 @@ def measure(
     items = evalset.items
     log.ask(model, [plain(i) for i in items])
     if "prompt" in arms:
-        log.ask(model, shaped(items, evalset, replace(probes, shaped_draws=1), log.seed))
+        log.ask(model, few_shot(items, evalset, replace(probes, few_shot_draws=1), log.seed))
     if "retrieval" in arms:
-        log.ask(model, [given(i, i.context) for i in items if i.context])
-    log.ask(model, [sampled(i, replace(probes, samples=JUDGED_SAMPLES)) for i in items if i.judge])
+        log.ask(model, [oracle_context(i, i.context) for i in items if i.context])
+    log.ask(model, [samples(i, replace(probes, samples=JUDGED_SAMPLES)) for i in items if i.judge])
     log.ask(model, [a for i in items for a in paraphrased(i)])
-    log.ask(model, [a for i in items if (a := confidence(i, log.get("plain", i.id).text))])
+    log.ask(model, [a for i in items if (a := confidence(i, log.get(Probe.PLAIN, i.id).text))])
     for members, judge in by_judge(items, judges):
-        duels = [a for i in members for a in judgements(i, log) if a.probe in ("judged", "reward")]
+        duels = [a for i in members for a in judgements(i, log) if a.probe in (Probe.PREFERENCE_JUDGED, Probe.REWARD)]
         log.ask(judge, duels)
     return Measurement(log, {i.id: i for i in items})
 
 
 def confidence(item: EvalItem, text: str) -> Ask | None:
     """How sure the model is of what it said."""
-    return Ask(probe="confidence", item=item.id, prompt=Prompt(item.turns), continuation=text) if text else None
+    return Ask(probe=Probe.CONFIDENCE, item=item.id, prompt=Prompt(item.turns), continuation=text) if text else None

@@ -13,7 +13,7 @@ from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
 from diagnose.errors import BadInput, Blocked, Inconclusive
 from diagnose.items.evalset import EvalSet, read_evalset
 from diagnose.models import load_model
-from diagnose.models.base import render_differs, render_sha
+from diagnose.models.base import prompt_format_differs, prompt_format_sha
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
 from diagnose.provenance import file_sha, provenance, write_json, write_whole
@@ -29,7 +29,7 @@ from train.config import read_diagnosis
 
 Found = list[tuple[Path, dict[str, Any]]]
 Ruler = dict[str, Any]
-"""evalset_sha256, render_sha, base and render that base and runs share."""
+"""evalset_sha256, prompt_format_sha, base and render that base and runs share."""
 
 
 def run(config: EvalConfig) -> Comparison:
@@ -71,7 +71,7 @@ def run(config: EvalConfig) -> Comparison:
     comparison = Comparison(
         decision_id=diagnosis["decision_id"],
         diagnosis=str(config.diagnosis),
-        base={"model": settings.path, "render_sha": ruler["render_sha"], "evalset": evalset.sha256},
+        base={"model": settings.path, "prompt_format_sha": ruler["prompt_format_sha"], "evalset": evalset.sha256},
         arms=config.arms,
         runs=results,
         skipped=skipped,
@@ -100,8 +100,8 @@ def ask(
 ) -> Measurement:
     """Load one model, ask it everything, and let go of its memory before the next."""
     model = load_model(settings)
-    if render_sha(model.render) != ruler["render_sha"]:
-        differs = render_differs(model.render, ruler["render"])
+    if prompt_format_sha(model.prompt_format) != ruler["prompt_format_sha"]:
+        differs = prompt_format_differs(model.prompt_format, ruler["prompt_format"])
         raise BadInput(
             f"{settings.adapter or settings.path}: render differs from the diagnosis in: {', '.join(differs)}"
         )
@@ -131,9 +131,9 @@ def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str,
     skipped = {}
     ruler: Ruler = {
         "evalset_sha256": diagnosis["evalset"]["sha256"],
-        "render_sha": diagnosis["render_sha"],
+        "prompt_format_sha": diagnosis["prompt_format_sha"],
         "base": diagnosis["run"]["config"]["model"]["path"],
-        "render": diagnosis["run"].get("render") or {},
+        "prompt_format": diagnosis["run"].get("prompt_format") or {},
     }
     served = diagnosis["run"]["config"]["model"]["kind"] != "hf"
     for path in paths:
@@ -142,10 +142,10 @@ def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str,
             skipped[str(path)] = f"{record.get('status')}: {record.get('reason')}"
             continue
         if served and not found:
-            ruler |= {key: record.get(key) for key in ("render_sha", "base")}
+            ruler |= {key: record.get(key) for key in ("prompt_format_sha", "base")}
         differs = [
             f"{key}: {str(record.get(key))[:8]} ≠ {str(ruler[key])[:8]}"
-            for key in ("evalset_sha256", "render_sha", "base")
+            for key in ("evalset_sha256", "prompt_format_sha", "base")
             if record.get(key) != ruler[key]
         ]
         if differs:

@@ -20,9 +20,10 @@ import yaml
 from diagnose.adaptive import spend
 from diagnose.config import DiagnoseConfig, EvalSetConfig, RuleConfig
 from diagnose.items.evalset import read_evalset
-from diagnose.models.base import Completion, Form, Score
+from diagnose.models.base import Completion, Constraint, Score
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
+from diagnose.probes.table import Probe
 from diagnose.records import EvalItem, Prompt
 from diagnose.report.html import render_report
 from diagnose.run import conclude
@@ -39,8 +40,8 @@ class Scripted:
     max_new_tokens = 16
     device = "scripted"
     family = None
-    lacks: frozenset[str] = frozenset()
-    render: dict[str, Any] = {"scripted": True}
+    lacks: frozenset[Probe] = frozenset()
+    prompt_format: dict[str, Any] = {"scripted": True}
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
         pass
@@ -55,7 +56,7 @@ class Scripted:
         n: int = 1,
         first: int = 0,
         temperature: float = 0.0,
-        forms: Sequence[Form] | None = None,
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
         return [[Completion(self._say(p), 3, "stop")] * n for p in prompts]
 
@@ -84,7 +85,7 @@ def main() -> None:
         log = AnswerLog(Path(folder) / "answers.jsonl", 0, read=judges.read)
         evalset = spend(Scripted(), evalset, config.probes, config.rule, log, judges)
         record: dict[str, Any] = {
-            "render_sha": "",
+            "prompt_format_sha": "",
             "command": [],
             "config": {"model": {"path": "scripted"}, "evalset": {"path": "rows"}},
         }

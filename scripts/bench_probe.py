@@ -41,7 +41,7 @@ SHAPES = {
     "8b": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
 }
 """Of the config.json of Qwen/Qwen3-*-Base."""
-WANTED = {"plain": 1, "shaped": 2, "shaped_300": 3, "ranked": 3, "sampled": 2}
+WANTED = {"plain": 1, "few_shot": 2, "shaped_300": 3, "ranked": 3, "samples": 2}
 """The least ratio to lm-eval that we want."""
 
 
@@ -84,9 +84,9 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
             f"{found[name]['ratio']:5.2f} x [{low:.2f}, {high:.2f}]   wanted {WANTED[name]} x",
             flush=True,
         )
-    ladder = [found[name] for name in ("shaped", "ranked", "sampled")]
+    ladder = [found[name] for name in ("few_shot", "ranked", "samples")]
     found["ladder"] = {"ratio": sum(part["theirs_s"] for part in ladder) / sum(part["ours_s"] for part in ladder)}
-    print(f"{'ladder':<12} shaped, ranked and sampled together: {found['ladder']['ratio']:.2f} x   wanted 2 x")
+    print(f"{'ladder':<12} few_shot, ranked and sampled together: {found['ladder']['ratio']:.2f} x   wanted 2 x")
     found["limit"] = limit(ours, rows, args)
     print(f"{'limit':<12} the ladder's prompts reach {found['limit']['share']:.2f} of the raw batched forward rate")
     if not args.like:
@@ -192,10 +192,10 @@ def workloads(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespac
 
     return {
         "plain": asked(""),
-        "shaped": asked(few),
+        "few_shot": asked(few),
         "shaped_300": asked(many),
         "ranked": ranked(),
-        "sampled": sampled(),
+        "samples": sampled(),
     }
 
 

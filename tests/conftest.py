@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: 
 import pytest
 
 from diagnose.config import DiagnoseConfig, EvalSetConfig, RuleConfig
-from diagnose.models.base import Completion, Form, Score
+from diagnose.models.base import Completion, Constraint, Score
 from diagnose.records import EvalItem, Prompt
 from diagnose.verdict.calibration import calibrated
 from scripts.planted.slices import shipped_rule
@@ -118,7 +118,7 @@ class ScriptedModel:
         self.asked = 0
 
     @property
-    def render(self) -> dict[str, Any]:
+    def prompt_format(self) -> dict[str, Any]:
         return {"scripted": True}
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
@@ -134,7 +134,7 @@ class ScriptedModel:
         n: int = 1,
         first: int = 0,
         temperature: float = 0.0,
-        forms: Sequence[Form] | None = None,
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
         self.asked += len(prompts) * n
         return [
@@ -160,8 +160,8 @@ class ScriptedModel:
             half_known = truth == "latent" and temperature > 0 and rng.random() < 0.3
             return gold if half_known else rng.choice([v for v in VALUES if v != gold])
         if truth == "format":
-            shaped = any(role == "assistant" and text.startswith("{") for role, text in prompt.turns)
-            return json.dumps({"value": gold}) if shaped else f"I believe that it is {gold}."
+            few_shot = any(role == "assistant" and text.startswith("{") for role, text in prompt.turns)
+            return json.dumps({"value": gold}) if few_shot else f"I believe that it is {gold}."
         if truth == "liked":
             return WANTED_TONE + gold
         return WANTED_TONE + gold if truth == "preference" and temperature > 0 and rng.random() < 0.15 else gold
@@ -201,7 +201,7 @@ def diagnose_scripted(tmp_path: Path, rule: RuleConfig) -> Iterator[Any]:
         judges = Judges(config.judge)
         log = AnswerLog(tmp_path / f"answers_{seed}.jsonl", seed, read=judges.read)
         evalset = spend(model(rows), evalset, config.probes, rule, log, judges)
-        record = {"render_sha": "scripted", "config": {}, "seed": seed}
+        record = {"prompt_format_sha": "scripted", "config": {}, "seed": seed}
         return conclude(config, evalset, log, record, {"seed": str(seed)}, {})
 
     yield diagnose

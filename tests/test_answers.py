@@ -11,7 +11,7 @@ from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
 from diagnose.items.evalset import EvalSet, read_evalset
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.probes.run import climb
+from diagnose.probes.run import run_probes
 
 JUDGES = Judges(ModelConfig())
 ROWS = planted_rows({"a": ["absent"] * 20, "b": ["format"] * 20, "c": ["latent"] * 20})
@@ -27,19 +27,19 @@ def evalset(tmp_path: Path) -> EvalSet:
 
 def test_a_log_cut_at_any_byte_is_completed_to_the_same_bytes(tmp_path: Path) -> None:
     items, path = evalset(tmp_path), tmp_path / "answers.jsonl"
-    climb(ScriptedModel(ROWS), items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
+    run_probes(ScriptedModel(ROWS), items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
     whole = path.read_bytes()
     for cut in random.Random(0).sample(range(len(whole)), 8):
         path.write_bytes(whole[:cut])
-        climb(ScriptedModel(ROWS), items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
+        run_probes(ScriptedModel(ROWS), items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
         assert path.read_bytes() == whole, f"cut at byte {cut} of {len(whole)}"
 
 
 def test_a_finished_log_asks_nothing(tmp_path: Path) -> None:
     items, path, model = evalset(tmp_path), tmp_path / "answers.jsonl", ScriptedModel(ROWS)
-    climb(model, items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
+    run_probes(model, items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
     asked = model.asked
-    climb(model, items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
+    run_probes(model, items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
     assert asked > 0
     assert model.asked == asked
 
@@ -50,8 +50,10 @@ def test_another_batch_size_gives_the_same_answers(tmp_path: Path) -> None:
         model = ScriptedModel(ROWS)
         model.batch_size = size
         log = AnswerLog(tmp_path / f"answers_{size}.jsonl", 0)
-        climb(model, items, ProbesConfig(), log, JUDGES)
-        found.append({probe: log.of(probe) for probe in ("plain", "shaped", "sampled", "ranked_statement", "given")})
+        run_probes(model, items, ProbesConfig(), log, JUDGES)
+        found.append(
+            {probe: log.of(probe) for probe in ("plain", "few_shot", "samples", "ranked_statement", "oracle_context")}
+        )
     assert found[0] == found[1]
 
 
@@ -61,7 +63,7 @@ def test_an_item_that_does_not_fit_is_unscored_not_wrong(tmp_path: Path) -> None
             return "a 3?" not in str(prompt)
 
     log = AnswerLog(tmp_path / "answers.jsonl", 0)
-    climb(Narrow(ROWS), evalset(tmp_path), ProbesConfig(), log, JUDGES)
+    run_probes(Narrow(ROWS), evalset(tmp_path), ProbesConfig(), log, JUDGES)
     answer = log.get("plain", "a-3")
     assert (answer.strict, answer.lenient, answer.reason) == (None, None, "too_long")
 
@@ -69,7 +71,7 @@ def test_an_item_that_does_not_fit_is_unscored_not_wrong(tmp_path: Path) -> None
 def test_exemplars_bring_no_second_system_turn(tmp_path: Path) -> None:
     import json
 
-    from diagnose.probes.prompts import shaped
+    from diagnose.probes.prompts import few_shot
 
     path = tmp_path / "chat.jsonl"
     rows = [
@@ -78,6 +80,6 @@ def test_exemplars_bring_no_second_system_turn(tmp_path: Path) -> None:
     ]
     path.write_text("".join(json.dumps(row | {"target": "yes"}) + "\n" for row in rows))
     found = read_evalset(EvalSetConfig(path=str(path)))
-    for ask in shaped(found.items, found, ProbesConfig(), 0):
+    for ask in few_shot(found.items, found, ProbesConfig(), 0):
         roles = [role for role, _ in ask.prompt.turns]
         assert roles == ["system", *["user", "assistant"] * 3, "user"]

@@ -33,7 +33,7 @@ from diagnose.config import (
     check_diagnose,
 )
 from diagnose.errors import BadInput, GapwiseError
-from diagnose.grading.grade import KINDS as GRADER_KINDS
+from diagnose.grading.grader import KINDS as GRADER_KINDS
 from diagnose.grading.ifeval import KINDS
 from diagnose.items.rows import MAX_ROW_BYTES
 
@@ -356,7 +356,7 @@ def test_datasets(tmp_path: Path, rule: RuleConfig, make: Callable[[Path], None]
 
 CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("unknown probe", {"probes__enabled": ["plain", "magic"]}, "probes.enabled: unknown ['magic']; allowed: plain, "),
-    ("plain not enabled", {"probes__enabled": ["shaped"]}, "`plain` must be among them"),
+    ("plain not enabled", {"probes__enabled": ["few_shot"]}, "`plain` must be among them"),
     ("budget misspelt", {"probes__budget": "adaptiv"}, "probes.budget=adaptiv: allowed: full, adaptive"),
     ("endless budget", {"probes__budget": "adaptive", "probes__more_items": 0}, "probes.more_items=0: allowed: 1 or"),
     ("negative samples", {"probes__more_samples": -1}, "probes.more_samples=-1: allowed: 0 or more"),
@@ -425,8 +425,8 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("unquoted template", ["evalset.columns.prompt={{ x }}"], "evalset.columns.prompt={{ x }}: "),
     ("negative seed", ["seed=-1"], "seed=-1: allowed: 0 or more"),
     ("out in a sweep", ["-m", "out=OUT", "seed=0,1"], "out: one directory cannot hold the jobs of a sweep"),
-    ("unknown probe", ["probes.enabled=[plain,magic]"], "unknown ['magic']; allowed: plain, shaped"),
-    ("plain not enabled", ["probes.enabled=[shaped]"], "`plain` must be among them"),
+    ("unknown probe", ["probes.enabled=[plain,magic]"], "unknown ['magic']; allowed: plain, few_shot"),
+    ("plain not enabled", ["probes.enabled=[few_shot]"], "`plain` must be among them"),
     ("budget misspelt", ["probes.budget=ful"], "probes.budget=ful: allowed: full, adaptive"),
     ("kind misspelt", ["model.kind=openia"], "model.kind=openia: allowed: hf, openai, recorded"),
     (
@@ -670,7 +670,7 @@ def test_a_model_without_a_chat_template_is_asked_in_the_plain_layout(tmp_path: 
     write(tmp_path, GOOD)
     model = clone(tmp_path / "model", "chat_template.jinja")
     assert ends(settings(tmp_path, rule, model__path=str(model)))[0] == 0
-    render = json.loads((tmp_path / "out" / "run.json").read_text())["render"]
+    render = json.loads((tmp_path / "out" / "run.json").read_text())["prompt_format"]
     assert render["chat_template"] is None and render["layout"] and render["stop"] == ["\n\n"]
 
 
@@ -678,7 +678,7 @@ def test_one_prompt_longer_than_the_window_is_unscored_and_the_run_goes_on(tmp_p
     write(tmp_path, GOOD, GOOD | {"id": "long", "prompt": "home " * 400})
     assert ends(settings(tmp_path, rule))[0] == 0
     (v,) = json.loads((tmp_path / "out" / "diagnosis.json").read_text())["slices"]
-    assert (v["n"], v["strict"]["n"], v["unscored"]) == (1, 1, {"too_long": 1})
+    assert (v["n"], v["strict"]["n"], v["unread"]) == (1, 1, {"too_long": 1})
 
 
 def test_a_slice_of_which_every_prompt_is_longer_is_an_error(tmp_path: Path, rule: RuleConfig) -> None:
@@ -705,7 +705,7 @@ def test_a_slice_of_which_nothing_is_scored_has_no_number_at_all(tmp_path: Path,
     spoken, silent = json.loads((tmp_path / "out" / "diagnosis.json").read_text())["slices"]
     assert (spoken["slice"], spoken["n"]) == ("s", 1)
     assert (silent["verdict"], silent["n"], silent["needs_items"]) == ("insufficient", 0, rule.min_items)
-    assert silent["unscored"] == {"not_recorded": 1}
+    assert silent["unread"] == {"not_recorded": 1}
     assert silent["strict"]["low"] is silent["strict"]["high"] is None
     assert set(silent["mixture"].values()) == {None} and silent["waterfall"] == {}
 

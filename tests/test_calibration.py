@@ -23,7 +23,7 @@ from diagnose.probes.answers import AnswerLog, cramped
 from diagnose.probes.contexts import oracles
 from diagnose.probes.judge import judgements
 from diagnose.probes.prompts import plain
-from diagnose.records import CLASSES, EvalItem
+from diagnose.records import CLASSES, EvalItem, Grader, Judge
 from diagnose.verdict.calibration import FITTED, calibrated, read_calibration, version_for
 from diagnose.verdict.controls import agreement
 from diagnose.verdict.decide import decide
@@ -136,8 +136,8 @@ def test_gold_that_contradicts_what_the_model_and_the_context_say_is_doubted(dia
     for row in wrong:
         row["target"], row["distractors"][0] = row["distractors"][0], row["target"]
     found = diagnose_scripted(rows, model=Keeps).slices[0]
-    kept = {row["id"] for row in wrong} & set(found.doubted)
-    assert set(found.doubted) == kept and len(kept) >= len(wrong) - 2, "all but those that serve as exemplars"
+    kept = {row["id"] for row in wrong} & set(found.suspect)
+    assert set(found.suspect) == kept and len(kept) >= len(wrong) - 2, "all but those that serve as exemplars"
     assert found.verdict in ("none", "insufficient")
     assert found.strict.n == found.n == 36, "doubted or not, this is what production would see"
 
@@ -153,24 +153,24 @@ def test_an_answer_that_must_be_derived_is_not_doubted_for_not_standing_in_its_c
             return "value19"
 
     found = diagnose_scripted(rows, model=Says).slices[0]
-    assert not found.doubted and found.verdict == "knowledge"
+    assert not found.suspect and found.verdict == "knowledge"
 
 
 def test_a_model_that_believes_wrong_things_is_not_excused(diagnose_scripted: Any) -> None:
     """Self-consistent wrong answers in a slice that it does not know are its own, not the gold's."""
     found = diagnose_scripted(planted_rows({"unknown": ["absent"] * 40})).slices[0]
-    assert not found.doubted and found.verdict == "knowledge"
+    assert not found.suspect and found.verdict == "knowledge"
 
 
 def test_an_answer_cut_off_before_there_was_room_is_not_known_to_be_wrong() -> None:
-    item = EvalItem(id="i", slices=("s",), turns=(("user", "q"),), targets=("bread",), grader={}, where="f:1")
+    item = EvalItem(id="i", slices=("s",), turns=(("user", "q"),), targets=("bread",), grader=Grader(), where="f:1")
     assert cramped(item, "Since you ask, and as far as")
     assert not cramped(item, "x" * 200), "here was room for a preamble and the answer"
 
 
 def annotated(labels: list[str]) -> EvalItem:
     pairs = tuple((f"a{k}", label) for k, label in enumerate(labels))
-    return EvalItem(id="i", slices=("s",), turns=(), targets=(), grader={}, where="", annotations=pairs)
+    return EvalItem(id="i", slices=("s",), turns=(), targets=(), grader=Grader(), where="", annotations=pairs)
 
 
 def test_alpha_is_as_published() -> None:
@@ -237,7 +237,7 @@ def test_pure_slices_of_the_demo_are_judged_rightly_and_without_a_probe_less_is_
     world = World(demo_diagnosis, source.organisms(False), (1.0,), 40, (0,))
     found = judged(world.draw(), source.log, rule, 0)
     assert {s["best"] == s["truth"] for s in found} == {True}
-    blind = work(Job(world, replace(FULL, name="blind", without="given"), replace(rule, calibration=None)))
+    blind = work(Job(world, replace(FULL, name="blind", without="oracle_context"), replace(rule, calibration=None)))
     kinds = {s["kind"]: s["said_kind"] for s in blind if s["truth"] == "knowledge"}
     assert kinds["absent"] == "unresolved" and all("context" in s["missing"] for s in blind)
 
@@ -251,9 +251,9 @@ def test_stopping_asks_less_and_comes_to_the_same(demo_diagnosis: Path, rule: Ru
 
 def test_templates_move_towards_what_was_seen(demo_diagnosis: Path, rule: RuleConfig) -> None:
     found = fit.templates([recording(demo_diagnosis)], rule)
-    before, after = rule.templates["judged"]["preference"], found["judged"]["preference"]
+    before, after = rule.templates["preference_judged"]["preference"], found["preference_judged"]["preference"]
     assert before < after <= 0.98, "the demo's tone is never the one that is liked"
-    assert found["sampled"]["none"] == rule.templates["sampled"]["none"], "nothing lost, nothing sampled: as believed"
+    assert found["samples"]["none"] == rule.templates["samples"]["none"], "nothing lost, nothing sampled: as believed"
     assert all(fit.LEAST <= v <= fit.MOST for v in found["plain"]["format"])
 
 
@@ -288,7 +288,7 @@ def test_contexts_about_something_else_do_not_show_missing_skill(diagnose_script
         row["context"] = context
     found = diagnose_scripted(rows).slices[0]
     assert kind_of(found) == ("knowledge", "unresolved") and "context" in found.missing
-    assert not [e for e in found.evidence if e["probe"] == "given"], "nobody was asked with them"
+    assert not [e for e in found.evidence if e["probe"] == "oracle_context"], "nobody was asked with them"
 
 
 def test_a_context_from_which_the_answer_must_be_derived_is_one() -> None:
@@ -297,7 +297,7 @@ def test_a_context_from_which_the_answer_must_be_derived_is_one() -> None:
         whose = k if k < 10 else k + 50
         turns = (("user", f"How old is Ann{k} in years?"),)
         context = f"Ann{whose} is as old as two twins of four, and one more."
-        grader = {"kind": "exact"}
+        grader = Grader("exact")
         items.append(
             EvalItem(id=str(k), slices=("s",), turns=turns, targets=("9",), grader=grader, where="", context=context)
         )
@@ -328,7 +328,7 @@ class Leans(ScriptedModel):
 
 def test_slices_that_no_kind_explains_are_mended_first(diagnose_scripted: Any) -> None:
     advice = diagnose_scripted(planted_rows({"locked": ["latent"] * 40}), model=Locked).recommendations[0]
-    assert "render" in advice.would_flip
+    assert "prompt_format" in advice.would_flip
     assert advice.method != "collect_data" or ("mend" in advice.command and not advice.data_needed["rows"])
 
 
@@ -354,7 +354,7 @@ def test_a_judge_of_length_is_not_heard_where_pairs_can_show_it(
     items = []
     for k, row in enumerate(rows):
         pair = [WANTED_TONE + row["target"], row["target"]][:: -1 if k % turned == 1 else 1]
-        grader = {"kind": "contains", "judge": {"kind": "reward_model", "path": "none"}}
+        grader = Grader("contains", judge=Judge("reward_model", path="none"))
         items.append(
             EvalItem(id=row["id"], slices=("liked",), turns=(("user", row["prompt"]),), targets=(row["target"],),
                      grader=grader, where="", chosen=pair[0], rejected=pair[1])
@@ -444,5 +444,5 @@ def test_more_items_are_not_asked_for_where_the_gold_is_the_trouble(diagnose_scr
     found = diagnose_scripted(rows, model=Keeps)
     assert found.slices[0].verdict == "insufficient" and found.slices[0].needs_items == 0
     (advice,) = found.recommendations
-    assert f"the gold of {len(found.slices[0].doubted)} items is doubted" in advice.why
+    assert f"the gold of {len(found.slices[0].suspect)} items is doubted" in advice.why
     assert "looked at and mended" in advice.would_flip

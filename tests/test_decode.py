@@ -49,7 +49,7 @@ def test_a_sample_belongs_to_its_item_and_draw_not_to_its_batch(model: HFModel) 
 
 
 def test_another_key_gives_another_sample() -> None:
-    a, b = uniforms(["0|sampled|x|0", "1|sampled|x|0"], 64)
+    a, b = uniforms(["0|samples|x|0", "1|sampled|x|0"], 64)
     assert (a != b).all()
     assert a.min() >= 0 and a.max() < 1
 
@@ -267,10 +267,10 @@ def test_forced_answers_have_the_form_whatever_the_model_likes(model: HFModel) -
 
     value = {"type": "string", "enum": ["opal", "ruby"]}
     schema = {"type": "object", "properties": {"stone": value}, "required": ["stone"], "additionalProperties": False}
-    forms = [{"schema": schema}, {"choices": ["yes, indeed", "no"]}] * 6
-    for rows in model.generate(PROMPTS, KEYS, n=3, temperature=2.0, forms=forms)[::2]:
+    constraints = [{"schema": schema}, {"choices": ["yes, indeed", "no"]}] * 6
+    for rows in model.generate(PROMPTS, KEYS, n=3, temperature=2.0, constraints=constraints)[::2]:
         assert {json.loads(c.text)["stone"] for c in rows} <= {"opal", "ruby"}
-    for rows in model.generate(PROMPTS, KEYS, n=3, temperature=2.0, forms=forms)[1::2]:
+    for rows in model.generate(PROMPTS, KEYS, n=3, temperature=2.0, constraints=constraints)[1::2]:
         assert {c.text for c in rows} <= {"yes, indeed", "no"}
     free = [rows[0].text for rows in model.generate(PROMPTS, KEYS)]
     assert not any(text.startswith("{") for text in free)
@@ -278,7 +278,7 @@ def test_forced_answers_have_the_form_whatever_the_model_likes(model: HFModel) -
 
 def test_a_schema_that_cannot_be_followed_is_named(model: HFModel) -> None:
     with pytest.raises(BadInput, match="cannot be forced"):
-        model.generate(PROMPTS[:1], KEYS[:1], forms=[{"schema": {"type": "string", "pattern": "(?=x)y"}}])
+        model.generate(PROMPTS[:1], KEYS[:1], constraints=[{"schema": {"type": "string", "pattern": "(?=x)y"}}])
 
 
 def test_a_prompt_longer_than_the_window_does_not_fit(model: HFModel) -> None:

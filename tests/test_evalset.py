@@ -11,6 +11,7 @@ import pytest
 from diagnose.config import EvalSetConfig
 from diagnose.errors import BadInput
 from diagnose.items.evalset import RESERVED, read_evalset
+from diagnose.records import Grader
 
 GOOD = {"id": "a", "slice": "s", "prompt": "Capital of France?", "target": "Paris"}
 
@@ -31,18 +32,18 @@ BAD = [
     (line(target=...), ":1: neither target nor chosen"),
     (line(target=""), ":1: target is empty"),
     (line(target={"a": 1}), ":1: target holds a dict"),
-    (line(grader={"kind": "magic"}), ":1: grader kind 'magic'; allowed:"),
+    (line(grader=Grader("magic")), ":1: grader kind 'magic'; allowed:"),
     (line(messages=[]), ":1: messages must be"),
     (line(messages=[{"role": "assistant", "content": "x"}]), ":1: messages must be"),
     (line(slice=[]), ":1: slice is an empty list"),
     (line(context=["x"]), ":1: context is a list; expected text"),
-    (line(grader={"kind": "json"}), "gold answers that fail their own json grader"),
-    (line(grader={"kind": "number"}), "gold answers that fail their own number grader"),
+    (line(grader=Grader("json")), "gold answers that fail their own json grader"),
+    (line(grader=Grader("number")), "gold answers that fail their own number grader"),
     (
         line(chosen="Paris", grader={"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladdly"}}),
         "chosen fails its own rule",
     ),
-    (line(chosen="Lyon", grader={"kind": "contains"}), "gold answers that fail their own contains grader"),
+    (line(chosen="Lyon", grader=Grader("contains")), "gold answers that fail their own contains grader"),
 ]
 
 
@@ -86,7 +87,6 @@ def test_columns_are_mapped_by_name_and_by_template(tmp_path: Path) -> None:
     columns = {"prompt": "question", "target": "{{ answer }}", "slice": "{{ kind }}s"}
     item = many(tmp_path, rows, columns=columns).items[0]
     assert (item.turns, item.targets, item.slices, item.id) == ((("user", "2+2?"),), ("4",), ("sums",), "line-1")
-    assert item.extra == {"question": "2+2?", "answer": 4, "kind": "sum"}
 
 
 @pytest.mark.parametrize(
@@ -123,4 +123,4 @@ def test_the_identity_of_a_set_covers_rows_mapping_and_grader(tmp_path: Path) ->
     base = many(tmp_path, [GOOD]).sha256
     assert base == many(tmp_path, [GOOD]).sha256
     assert base != many(tmp_path, [GOOD | {"target": "Lyon"}]).sha256
-    assert base != many(tmp_path, [GOOD], grader={"kind": "contains"}).sha256
+    assert base != many(tmp_path, [GOOD], grader=Grader("contains")).sha256

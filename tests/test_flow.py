@@ -87,7 +87,7 @@ def test_runs_on_another_eval_set_are_refused(demo_diagnosis: Path, tmp_path: Pa
     run = tmp_path / "run"
     run.mkdir()
     found = json.loads((demo_diagnosis / "diagnosis.json").read_text())
-    record = {"status": "finished", "evalset_sha256": "0" * 64, "render_sha": found["render_sha"]}
+    record = {"status": "finished", "evalset_sha256": "0" * 64, "prompt_format_sha": found["prompt_format_sha"]}
     record["base"] = found["run"]["config"]["model"]["path"]
     (run / "run.json").write_text(json.dumps(record))
     done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={run}", f"out={tmp_path / 'out'}")

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from diagnose.errors import BadInput
-from diagnose.grading.grade import check_grader, grade, prefers
+from diagnose.grading.grade import grade, prefers
+from diagnose.grading.grader import parse_grader
 from diagnose.records import EvalItem
 
 PERSON = {
@@ -21,8 +22,8 @@ PERSON = {
 
 def item(grader: dict[str, Any], target: str, **more: Any) -> EvalItem:
     return EvalItem(
-        id="x", slices=("s",), turns=(("user", "What is the capital of France?"),), targets=(target,), grader=grader,
-        where="f:1", **more,
+        id="x", slices=("s",), turns=(("user", "What is the capital of France?"),), targets=(target,),
+        grader=parse_grader(grader, "f:1"), where="f:1", **more,
     )  # fmt: skip
 
 
@@ -103,7 +104,7 @@ def test_reading(
 )
 def test_bad_graders_are_named_with_their_place(grader: Any, says: str) -> None:
     with pytest.raises(BadInput, match="f:1") as caught:
-        check_grader(grader, "f:1")
+        parse_grader(grader, "f:1")
     assert says in str(caught.value)
 
 

@@ -17,7 +17,8 @@ import pytest
 from conftest import planted_rows, run_verb
 
 from diagnose.errors import BadInput
-from diagnose.grading.grade import check_grader, grade
+from diagnose.grading.grade import grade
+from diagnose.grading.grader import parse_grader
 from diagnose.records import EvalItem
 from diagnose.text import printable
 
@@ -26,7 +27,8 @@ from diagnose.text import printable
 
 def item(kind: str, target: str, **more: Any) -> EvalItem:
     asked = (("user", "What is it?"),)
-    return EvalItem(id="a", slices=("s",), turns=asked, targets=(target,), grader={"kind": kind} | more, where="f:1")
+    grader = parse_grader({"kind": kind} | more, "f:1")
+    return EvalItem(id="a", slices=("s",), turns=asked, targets=(target,), grader=grader, where="f:1")
 
 
 @pytest.mark.parametrize("text", [".", "-", "{", "[", "a.", "/:", "1,", "or "])
@@ -41,7 +43,7 @@ def test_a_megabyte_of_anything_is_graded_at_once(kind: str, target: str, text: 
 @pytest.mark.parametrize("depth", [200, 900, 5000])
 def test_an_answer_nested_too_deeply_is_wrong_and_no_crash(depth: int) -> None:
     tree = {"anyOf": [{"type": "number"}, {"type": "array", "items": {"$ref": "#"}}]}
-    check_grader({"kind": "json", "schema": tree}, "f:1")
+    parse_grader({"kind": "json", "schema": tree}, "f:1")
     nested = "[" * depth + "1" + "]" * depth
     assert grade(item("json", "[[1]]", schema=tree), "[[1]]").strict is True
     assert grade(item("json", "[[1]]", schema=tree), nested).strict is False
@@ -51,7 +53,7 @@ def test_a_schema_fetches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = []
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: fetched.append(a))
     with pytest.raises(BadInput, match="http://somewhere/else"):
-        check_grader({"kind": "json", "schema": {"items": {"$ref": "http://somewhere/else"}}}, "f:1")
+        parse_grader({"kind": "json", "schema": {"items": {"$ref": "http://somewhere/else"}}}, "f:1")
     assert not fetched
 
 
@@ -87,10 +89,10 @@ def diagnosis_of(diagnose_scripted: Any) -> Callable[[str], Any]:
     model = {"path": MARK, "kind": "hf", "name": MARK}
     run: dict[str, Any] = {"config": {"model": model, "evalset": {"path": MARK}, "rule": {"tau": 0.1}}}
     run |= {"command": ["diagnose.py", f"evalset.path={MARK}"], "commit": None, "seed": 0, "dirty": False}
-    run |= {"python": "3.11", "versions": {}, "device": "cpu", "started": "2026-01-01", "render": {}}
+    run |= {"python": "3.11", "versions": {}, "device": "cpu", "started": "2026-01-01", "prompt_format": {}}
     texts = {"plain": MARK + "a" * 2**20, "prompt": MARK, "wanted": MARK}
     evidence = [{"item": MARK, "probe": probe, "text": text} for probe, text in texts.items()]
-    slices = [replace(v, unscored={MARK: 3}, evidence=evidence + v.evidence) for v in found.slices]
+    slices = [replace(v, unread={MARK: 3}, evidence=evidence + v.evidence) for v in found.slices]
     assert any(MARK in text for v in found.slices for row in v.evidence for text in row.values())
     return lambda text: swapped(replace(found, run=run, slices=slices), MARK, text)
 

@@ -40,7 +40,7 @@ from diagnose.hf import HFModel
 from diagnose.records import Prompt
 
 model = HFModel(ModelConfig(path=sys.argv[1], device="cpu", max_new_tokens=16))
-print(model.generate([Prompt((("user", "What is the home of Bugibo?"),))], ["0"])[0][0].text, model.render)
+print(model.generate([Prompt((("user", "What is the home of Bugibo?"),))], ["0"])[0][0].text, model.prompt_format)
 """
 
 

@@ -130,8 +130,8 @@ def test_the_waterfall_sums_to_one_and_charges_the_right_rung(diagnose_scripted:
                 "healthy": "strict",
                 "disliked": "strict",
                 "misshaped": "lenient",
-                "half_known": "sampled",
-                "unknown": "given",
+                "half_known": "samples",
+                "unknown": "oracle_context",
                 "unable": "rest",
             }[v.slice]
         )

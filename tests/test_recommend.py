@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from conftest import VALUES, WANTED_TONE, ScriptedModel, planted_rows
 
-from diagnose.advice.observables import _liked
+from diagnose.advice.observables import _preferred
 from diagnose.advice.recommend import _seems_right, preference_priors
 from diagnose.config import ProbesConfig, RuleConfig
-from diagnose.models.base import Completion, Form, Score
+from diagnose.models.base import Completion, Constraint, Score
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import lost_to_reference
-from diagnose.records import Answer, EvalItem, Prompt
+from diagnose.probes.table import Probe, Role
+from diagnose.records import Answer, EvalItem, Grader, Judge, Prompt
 
 SCHEMA = {"type": "object", "properties": {"value": {"type": "string"}}, "required": ["value"]}
 SAYS_WANTED = {
@@ -43,13 +44,13 @@ class Willed(ScriptedModel):
         n: int = 1,
         first: int = 0,
         temperature: float = 0.0,
-        forms: Sequence[Form] | None = None,
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
-        if forms is None:
+        if constraints is None:
             return super().generate(prompts, keys, n, first, temperature)
-        return [[Completion(self._forced(p, form), 3, "stop")] for p, form in zip(prompts, forms, strict=True)]
+        return [[Completion(self._forced(p, form), 3, "stop")] for p, form in zip(prompts, constraints, strict=True)]
 
-    def _forced(self, prompt: Prompt, form: Form) -> str:
+    def _forced(self, prompt: Prompt, form: Constraint) -> str:
         row = self.rows[prompt.turns[-1][1]]
         gold = json.loads(row["target"])["value"] if row["target"].startswith("{") else row["target"]
         wrong = next(v for v in VALUES if v != gold)
@@ -218,21 +219,28 @@ def test_collecting_data_comes_with_numbers(diagnose_scripted: Any) -> None:
 
 def test_a_text_that_a_reward_model_cannot_read_is_no_verdict(tmp_path: Path) -> None:
     """It did not fit: neither liked nor disliked, and no end of a diagnosis that is otherwise done."""
-    rewards = {("reward", 0): 1.0, ("reward", 1): None, ("reward_best", 0): None, ("reward_best", 1): 1.0}
-    texts = [Answer(probe="best", item="a", draw=k, prompt="", text="x", strict=True, lenient=True) for k in range(2)]
+    rewards = {
+        (Probe.REWARD, 0, Role.CHOSEN): 1.0,
+        (Probe.REWARD, 1, Role.OWN): None,
+        (Probe.REWARD_BEST_OF_N, 0, Role.OWN): None,
+        (Probe.REWARD_BEST_OF_N, 1, Role.OWN): 1.0,
+    }
+    texts = [
+        Answer(probe="best_of_n", item="a", draw=k, prompt="", text="x", strict=True, lenient=True) for k in range(2)
+    ]
     scored = [
-        Answer(probe=probe, item="a", draw=draw, prompt="", text="x", logprob=value, finish="scored")
-        for (probe, draw), value in rewards.items()
+        Answer(probe=probe, item="a", draw=draw, prompt="", text="x", logprob=value, finish="scored", role=role)
+        for (probe, draw, role), value in rewards.items()
     ]
     plain = Answer(probe="plain", item="a", draw=0, prompt="", text="x", strict=True, lenient=True)
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps({"of": 1} | asdict(a)) + "\n" for a in (plain, *texts, *scored)))
     item = EvalItem(
         id="a", slices=("s",), turns=(("user", "x"),), targets=("x",), where="", chosen="y",
-        grader={"kind": "exact", "judge": {"kind": "reward_model", "path": "none"}},
+        grader=Grader("exact", judge=Judge("reward_model", path="none")),
     )  # fmt: skip
     log = AnswerLog(path, 0)
-    assert _liked(item, log) == [True], "as well liked as the reference"
+    assert _preferred(item, log) == [True], "as well liked as the reference"
     assert lost_to_reference(item, log) is None
 
 
@@ -240,8 +248,8 @@ def test_a_text_that_a_reward_model_cannot_read_is_no_verdict(tmp_path: Path) ->
     ("truth", "left_out", "flips"),
     [
         ("far_found", "margins", "`margins`"),
-        ("far_rare", "best", "`best`"),
-        ("near", "best", "reward model"),
+        ("far_rare", "best_of_n", "`best_of_n`"),
+        ("near", "best_of_n", "reward model"),
         ("far_found", None, "reward model"),
     ],
     ids=["no pairs scored", "out of reach, never searched", "in reach: a search changes nothing", "all known"],
@@ -264,7 +272,7 @@ def test_what_would_flip_it_is_the_cheapest_evidence(diagnose_scripted: Any) -> 
 
 def test_a_context_that_was_not_read_promises_no_retrieval(diagnose_scripted: Any) -> None:
     """As of a log of answers: the items have contexts, but nobody could ask with them."""
-    unread = ["plain", "shaped", "sampled", "ranked"]
+    unread = ["plain", "few_shot", "samples", "ranked"]
     read, blind = (
         diagnose_scripted(rows_of("skill"), seed=k, **more).recommendations[0].lifts["slice"]["retrieval"]
         for k, more in enumerate(({}, {"enabled": unread}))
@@ -272,7 +280,7 @@ def test_a_context_that_was_not_read_promises_no_retrieval(diagnose_scripted: An
     assert read["mean"] < 0.1, "the context was read, and did not help"
     assert blind["low"] < 0.2 and blind["mean"] < 0.6, "half absent, half skill, for all that is known"
     advice = diagnose_scripted(rows_of("skill"), seed=3, enabled=unread).recommendations[0]
-    assert "`given`" in advice.would_flip
+    assert "`oracle_context`" in advice.would_flip
 
 
 def test_what_looks_right_is_trained_along(diagnose_scripted: Any, rule: RuleConfig) -> None:

@@ -87,13 +87,13 @@ def check(diagnosis: Diagnosis, tmp_path: Path, said: Texts, samples: int) -> No
     }
     assert verdicts["half_known"].kind == "unresolved"
     for v in verdicts.values():
-        assert v.n == 24 and not v.unscored
-        assert {"context", "ranked", "shaped"} <= set(v.missing)
-        assert ("sampled" in v.missing) == (samples == 0)
+        assert v.n == 24 and not v.unread
+        assert {"context", "ranked", "few_shot"} <= set(v.missing)
+        assert ("samples" in v.missing) == (samples == 0)
     assert texts(tmp_path, "plain") == {item: said[item][:1] for item in scored(diagnosis)}
-    for item, drawn in texts(tmp_path, "sampled").items():
+    for item, drawn in texts(tmp_path, "samples").items():
         assert item.startswith("half_known") and drawn == said[item][1 : 1 + samples]
-    assert bool(texts(tmp_path, "sampled")) == (samples > 0)
+    assert bool(texts(tmp_path, "samples")) == (samples > 0)
 
 
 # ---------------------------------------------------------------- lm-eval --log_samples
@@ -240,7 +240,7 @@ def test_a_sample_that_failed_is_not_recorded(diagnose: Any, tmp_path: Path, row
             sample |= {"output": {"model": "m", "choices": [], "completion": ""}, "error": {"message": "timed out"}}
     (tmp_path / "log.json").write_text(json.dumps({"samples": samples}))
     verdicts = {v.slice: v for v in diagnose(tmp_path / "log.json").slices}
-    assert verdicts["healthy"].unscored == {"not_recorded": 24} and verdicts["healthy"].n == 0
+    assert verdicts["healthy"].unread == {"not_recorded": 24} and verdicts["healthy"].n == 0
     assert verdicts["misshaped"].verdict == "format"
 
 
@@ -254,11 +254,11 @@ def test_our_own_run_again(diagnose: Any, tmp_path: Path, rows: Rows) -> None:
         diagnose(tmp_path, model=settings, out="first")
     again = diagnose(tmp_path / "first", out="again")
     assert texts(tmp_path, "plain", "again") == texts(tmp_path, "plain", "first")
-    assert texts(tmp_path, "sampled", "again") == texts(tmp_path, "sampled", "first")
-    assert {"context", "shaped", "preference"} <= set(again.slices[0].missing)
+    assert texts(tmp_path, "samples", "again") == texts(tmp_path, "samples", "first")
+    assert {"context", "few_shot", "preference"} <= set(again.slices[0].missing)
     changed = [row | {"prompt": row["prompt"] + " Please."} if row["slice"] == "healthy" else row for row in rows]
     later = diagnose(tmp_path / "first" / "answers.jsonl", changed, out="later")
-    assert {v.slice: v.unscored for v in later.slices}["healthy"] == {"not_recorded": 24}
+    assert {v.slice: v.unread for v in later.slices}["healthy"] == {"not_recorded": 24}
 
 
 @pytest.mark.parametrize("key", ["text", "response", "completion"])
@@ -282,7 +282,7 @@ def test_a_rule_judges_what_is_recorded(diagnose: Any, tmp_path: Path) -> None:
     rule = {"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladly"}}
     ruled = diagnose(log, [row | {"grader": rule} for row in rows], out="ruled").slices
     assert {v.slice: v.verdict for v in ruled} == {"curt": "preference", "polite": "none"}
-    assert not any("preference" in v.missing or v.unscored for v in ruled)
+    assert not any("preference" in v.missing or v.unread for v in ruled)
 
 
 @pytest.mark.parametrize("recorded", [1, 2])
@@ -295,7 +295,7 @@ def test_a_rule_that_dislikes_some_recorded_answers_is_heard(diagnose: Any, tmp_
     lines = [
         {"probe": probe, "item": item, "draw": 0, "text": text, "prompt": Prompt((("user", row["prompt"]),)).sha}
         for (item, text), row in zip(said, rows, strict=True)
-        for probe in ("plain", "sampled")[:recorded]
+        for probe in ("plain", "samples")[:recorded]
     ]
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     rule = {"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladly"}}
@@ -318,10 +318,10 @@ def test_what_was_not_recorded_is_unscored(tmp_path: Path, rows: Rows, said: Tex
     )
     assert done.returncode == 0, done.stderr[-3000:]
     verdicts = {v["slice"]: v for v in json.loads((tmp_path / "out" / "diagnosis.json").read_text())["slices"]}
-    lost = verdicts["misshaped"]["unscored"].pop("not_recorded")
+    lost = verdicts["misshaped"]["unread"].pop("not_recorded")
     assert 10 <= lost <= 14 and verdicts["misshaped"]["n"] == 24 - lost
-    assert verdicts["misshaped"]["strict"]["n"] == 24 - lost and not verdicts["healthy"]["unscored"]
-    assert "sampled" in verdicts["misshaped"]["missing"]
+    assert verdicts["misshaped"]["strict"]["n"] == 24 - lost and not verdicts["healthy"]["unread"]
+    assert "samples" in verdicts["misshaped"]["missing"]
 
 
 # ---------------------------------------------------------------- what cannot be read

@@ -18,9 +18,9 @@ from rich.console import Console
 from diagnose.config import ProbesConfig, WandbConfig
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.missing import missing_probes
-from diagnose.records import CLASSES, Answer, Diagnosis, EvalItem, Recommendation, SliceVerdict
+from diagnose.records import CLASSES, Answer, Diagnosis, EvalItem, Grader, Recommendation, SliceVerdict
 from diagnose.report.console import show_diagnosis
-from diagnose.report.html import LABELS, TEXTS, render_markdown, render_report, visible
+from diagnose.report.html import LABELS, STEPS, TEXTS, render_markdown, render_report, visible
 from diagnose.report.progress import Bars
 from diagnose.report.wandb import log_diagnosis
 from diagnose.report.words import MISSING, by_gap, gap, gap_interval, interval, safe
@@ -57,8 +57,8 @@ def slice_of(name: str, top: str = "format", share: float = 0.7, n: int = 40, **
         "interval90": dict.fromkeys(CLASSES, zero) | {"none": (1 - high, 1 - low)} | {top: (low, high)},
         "strict": rate(round(n * (1 - share)), n), "lenient": rate(n, n), "lenient_corrected": rate(n - 1, n),
         "preferred": None, "robust": rate(7, 8),
-        "waterfall": {"strict": 1 - share, "lenient": share, "shaped": 0.0, "sampled": 0.0, "given": 0.0, "rest": 0.0},
-        "floors": {"guess": 0.13}, "missing": (), "unscored": {}, "doubted": (),
+        "waterfall": dict.fromkeys(STEPS, 0.0) | {"strict": 1 - share, "lenient": share},
+        "floors": {"guess": 0.13}, "missing": (), "unread": {}, "suspect": (),
         "evidence": [{"item": f"{name}-1", "probe": p, "text": f"{p} of {name}"} for p in ("prompt", "plain")],
     }  # fmt: skip
     return SliceVerdict(**fields | changes)
@@ -80,7 +80,8 @@ def diagnosis_of(*slices: SliceVerdict, advice: list[Recommendation] | None = No
     told |= {"specificity": None, "specificity_n": 0, "specificity_interval95": [None, None]}
     told |= {"rejects_gold": None, "rejects_gold_n": 0, "rejects_gold_interval95": [None, None]}
     return Diagnosis(
-        decision_id="d0", run=RUN, render_sha="r0", controls={"graders": {"json": told}, "judges": {}, "margins": {}},
+        decision_id="d0", run=RUN, prompt_format_sha="r0",
+        controls={"graders": {"json": told}, "judges": {}, "margins": {}},
         evalset={"sha256": "0" * 64, "items": sum(v.n for v in slices), "slices": len(slices), "reserved": {}},
         slices=list(slices), recommendations=[advice_for(v.slice) for v in slices] if advice is None else advice,
     )  # fmt: skip
@@ -90,7 +91,7 @@ def nasty_diagnosis(text: str) -> Diagnosis:
     """Everything that comes from a user or a model says this."""
     evidence = [{"item": text, "probe": "plain", "text": text}]
     one = slice_of(
-        text, share=0.9, evidence=evidence, unscored={text: 2}, doubted=(text,), missing=("context", "preference")
+        text, share=0.9, evidence=evidence, unread={text: 2}, suspect=(text,), missing=("context", "preference")
     )
     advice = advice_for(text, command=f"python train.py '{text}'", why=text, would_flip=text)
     found = diagnosis_of(one, slice_of("plain"), advice=[advice])
@@ -173,7 +174,7 @@ def test_every_advice_and_its_command_stand_in_both() -> None:
     for command in commands:
         assert f"<pre>{command}</pre>" in page and f"```bash\n{command}\n```" in text
     for shown in (re.sub("</?code>", "`", page), text):
-        assert "the form is wrong" in shown and "a `context` per item" in shown and "200 wanted" in shown
+        assert "the form is wrong" in shown and "a `context` per item" in shown and "200 needed" in shown
         assert ".50" in shown and "[.21, .83]" in shown and ".88" in shown
         assert "reward" in shown and "pending until train measures it" in shown
     assert "no pairs" in page, "why not the others"
@@ -181,7 +182,7 @@ def test_every_advice_and_its_command_stand_in_both() -> None:
 
 def test_all_that_can_be_missing_is_explained_in_both() -> None:
     paired = EvalItem(
-        id="a", slices=("s",), turns=(("user", "x"),), targets=("a",), grader={"kind": "choice"}, where="",
+        id="a", slices=("s",), turns=(("user", "x"),), targets=("a",), grader=Grader("choice"), where="",
         choices=("a", "b"), chosen="a", rejected="b",
     )  # fmt: skip
     none, pairs = (
@@ -202,7 +203,7 @@ def test_what_else_was_measured_is_there() -> None:
     judged = {"accuracy": 0.87, "accuracy_n": 30, "accuracy_interval95": [0.71, 0.95]}
     judged |= {"position_bias": 0.11, "position_bias_n": 40, "position_bias_interval95": [0.04, 0.23]}
     ranks = {"rank_accuracy": 0.61, "rank_accuracy_n": 9, "rank_accuracy_interval95": [0.3, 0.86]}
-    found = diagnosis_of(slice_of("s", unscored={"too_long": 3}, preferred=rate(3, 40)))
+    found = diagnosis_of(slice_of("s", unread={"too_long": 3}, preferred=rate(3, 40)))
     margins = {"s": ranks | {"by_length": dict.fromkeys(("shorter", "middle", "longer"), ranks)}}
     found = replace(found, controls=found.controls | {"judges": {"s": judged}, "margins": margins})
     page = html.unescape(render_report(found))
@@ -218,7 +219,7 @@ def test_a_slice_of_which_nothing_was_scored() -> None:
     empty = slice_of(
         "empty", n=0, verdict="insufficient", kind=None, p_verdict=0.0, p_classes={}, needs_items=16, waterfall={},
         mixture=dict.fromkeys(CLASSES), interval90={}, strict=rate(0, 0), lenient=rate(0, 0), evidence=[],
-        lenient_corrected=None, unscored={"too_long": 9},
+        lenient_corrected=None, unread={"too_long": 9},
     )  # fmt: skip
     found = diagnosis_of(empty, advice=[advice_for("empty", method="collect_data", train_method=None)])
     page, text = render_report(found), render_markdown(found)
@@ -228,18 +229,24 @@ def test_a_slice_of_which_nothing_was_scored() -> None:
 
 def test_texts_stand_side_by_side_and_long_ones_are_whole() -> None:
     long = " ".join(f"word{k}" for k in range(60))
-    rows = [{"item": "i", "probe": p, "text": t} for p, t in (("prompt", "why?"), ("plain", long), ("given", ""))]
+    rows = [
+        {"item": "i", "probe": p, "text": t} for p, t in (("prompt", "why?"), ("plain", long), ("oracle_context", ""))
+    ]
     rows[1]["read"] = "wrong"
     page = render_report(diagnosis_of(slice_of("s", evidence=rows)))
     row = page[page.index('<th scope="row" class="name">i</th>') :].split("</tr>")[0]
-    assert [m for m in re.findall(r'data-h="(\w+)"', row)] == ["prompt", "plain", "given"]
+    assert [m for m in re.findall(r'data-h="(\w+)"', row)] == ["prompt", "plain", "oracle_context"]
     assert re.sub("<[^>]*>", "", row.split('data-h="plain">')[1].split("</td>")[0]) == f"{long}✗ wrong"
     assert "(empty)" in row
 
 
 def test_the_page_of_10000_items_stays_small() -> None:
     """A page grows with the slices and not with their items; a pull request takes 65,536 characters."""
-    texts = [{"item": f"i{k}", "probe": p, "text": "<&" * 250} for k in range(2) for p in ("prompt", "plain", "given")]
+    texts = [
+        {"item": f"i{k}", "probe": p, "text": "<&" * 250}
+        for k in range(2)
+        for p in ("prompt", "plain", "oracle_context")
+    ]
     many = [
         slice_of(f"slice_{k:03}", CLASSES[1 + k % 5], n=33, evidence=texts, missing=("ranked",)) for k in range(300)
     ]
@@ -281,7 +288,7 @@ def test_the_table_fits_the_terminal(
 def test_progress_counts_what_is_known_of_a_slice(capsys: pytest.CaptureFixture[str]) -> None:
     items = [
         EvalItem(id=f"q{k}", slices=("s", "all") if k else ("all",), turns=(("user", "?"),), targets=("x",),
-                 grader={"kind": "exact"}, where="f:1")
+                 grader=Grader("exact"), where="f:1")
         for k in range(3)
     ]  # fmt: skip
     bars = Bars(items=items)
@@ -290,14 +297,15 @@ def test_progress_counts_what_is_known_of_a_slice(capsys: pytest.CaptureFixture[
         Answer(probe="plain", item=i, draw=0, prompt="", text="", strict=s, lenient=c) for i, (s, c) in read.items()
     )
     bars.saw(
-        Answer(probe=p, item="q2", draw=0, prompt="", text="", strict=False, lenient=True) for p in ("given", "shaped")
+        Answer(probe=p, item="q2", draw=0, prompt="", text="", strict=False, lenient=True)
+        for p in ("oracle_context", "few_shot")
     )
-    one, both = bars.standing["s"], bars.standing["all"]
+    one, both = bars.tallies["s"], bars.tallies["all"]
     assert (one.items, one.asked, one.right, one.content) == (2, 2, 0, 1)
     assert (both.items, both.asked, both.right, both.content) == (3, 3, 1, 2)
-    assert both.recovered() == "given 1", "shaped repairs the form or nothing"
+    assert both.recoveries() == "oracle_context 1", "few_shot repairs the form or nothing"
     bars.settled(slice_of("s[bold]"))
-    assert "settled    s[bold]: format, P .97, 40 items asked" in capsys.readouterr().err
+    assert "decided    s[bold]: format, P .97, 40 items asked" in capsys.readouterr().err
 
 
 def test_wandb_holds_tables_report_and_advice_and_nothing_lies_elsewhere(

@@ -155,16 +155,17 @@ def test_exemplars_come_from_clusters_where_all_items_have_one(tmp_path: Path) -
     ],
 )
 def test_regex(grader: dict[str, Any], target: str | None, text: str, strict: bool, lenient: bool) -> None:
-    from diagnose.grading.grade import check_grader, grade
+    from diagnose.grading.grade import grade
+    from diagnose.grading.grader import parse_grader
 
     full = {"kind": "regex"} | grader
-    check_grader(full, "here")
+    parse_grader(full, "here")
     item = EvalItem(
         id="q",
         slices=("s",),
         turns=(("user", "When?"),),
         targets=(target,) if target else (),
-        grader=full,
+        grader=parse_grader(full, "here"),
         where="here",
     )
     found = grade(item, text)

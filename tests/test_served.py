@@ -28,7 +28,7 @@ SCHEMA = {
     "required": ["value"],
     "additionalProperties": False,
 }
-QUICK = ["plain", "constrained", "sampled"]
+QUICK = ["plain", "constrained", "samples"]
 Rows = list[dict[str, Any]]
 
 
@@ -153,7 +153,7 @@ def test_every_gap_is_found_behind_a_server_that_echoes(rows: Rows, diagnose: An
     assert not any("ranked" in v.missing for v in diagnosis.slices)
     assert diagnosis.controls["margins"]["disliked"]["rank_accuracy_n"] == 24
     assert 2 <= server.peak <= 3
-    texts = [a["text"] for probe in ("plain", "sampled", "given") for a in answers(tmp_path / "out", probe)]
+    texts = [a["text"] for probe in ("plain", "samples", "oracle_context") for a in answers(tmp_path / "out", probe)]
     assert texts and not any("And so on" in text for text in texts), "the layout's stop string ends an answer"
     seeds = {(body["prompt"], body["seed"]) for body in server.drawn}
     assert len(seeds) == len(server.drawn) > 0, "no two samples share prompt and seed"
@@ -181,7 +181,7 @@ def test_a_server_that_echoes_no_logprobs_cannot_score(
 ) -> None:
     """Otherwise every option ties, and what is stored looks absent."""
     served.echo = echo
-    diagnosis = diagnose(served, enabled=["plain", "sampled", "ranked", "margins"], api="completions")
+    diagnosis = diagnose(served, enabled=["plain", "samples", "ranked", "margins"], api="completions")
     assert all("ranked" in v.missing for v in diagnosis.slices)
     assert not {"ranked", "margins"} & set(diagnosis.run["config"]["probes"]["enabled"])
     assert "missing: margins, ranked" in capsys.readouterr().err
@@ -194,8 +194,8 @@ def test_the_same_seed_gives_the_same_diagnosis(served: ScriptedServer, diagnose
     for out, seed in (("one", 0), ("two", 0), ("three", 1)):
         diagnose(served, out=out, seed=seed)
     assert lasting(tmp_path / "one") == lasting(tmp_path / "two")
-    assert answers(tmp_path / "one", "sampled") == answers(tmp_path / "two", "sampled")
-    assert answers(tmp_path / "one", "sampled") != answers(tmp_path / "three", "sampled")
+    assert answers(tmp_path / "one", "samples") == answers(tmp_path / "two", "samples")
+    assert answers(tmp_path / "one", "samples") != answers(tmp_path / "three", "samples")
 
 
 def test_a_500_or_429_now_and_then_changes_nothing(served: ScriptedServer, diagnose: Any, tmp_path: Path) -> None:
@@ -213,10 +213,10 @@ def test_one_choice_per_call_still_gives_n_samples(
     served: ScriptedServer, diagnose: Any, tmp_path: Path, choices: str
 ) -> None:
     served.choices = choices
-    diagnosis = diagnose(served, enabled=["plain", "sampled"])
+    diagnosis = diagnose(served, enabled=["plain", "samples"])
     assert found(diagnosis)["misshaped"] == ("format", None)
     drawn: dict[str, set[int]] = {}
-    for a in answers(tmp_path / "out", "sampled"):
+    for a in answers(tmp_path / "out", "samples"):
         assert a["finish"] == "stop"
         drawn.setdefault(a["item"], set()).add(a["draw"])
     assert drawn and set(map(len, drawn.values())) <= {8, 32}
@@ -242,10 +242,10 @@ def test_a_server_that_ignores_the_temperature_has_no_samples(
 ) -> None:
     """Eight copies of the greedy answer would prove that nothing is latent."""
     served.samples = False
-    diagnosis = diagnose(served, enabled=[*QUICK, "best"])
-    assert all("sampled" in v.missing for v in diagnosis.slices)
-    assert not answers(tmp_path / "out", "sampled")
-    assert "missing: best, margins, ranked, sampled" in capsys.readouterr().err
+    diagnosis = diagnose(served, enabled=[*QUICK, "best_of_n"])
+    assert all("samples" in v.missing for v in diagnosis.slices)
+    assert not answers(tmp_path / "out", "samples")
+    assert "missing: best_of_n, margins, ranked, samples" in capsys.readouterr().err
 
 
 def test_a_server_that_renamed_max_tokens(served: ScriptedServer, diagnose: Any) -> None:
@@ -263,7 +263,7 @@ def test_a_prompt_that_does_not_fit_is_unscored(
     diagnosis = diagnose(served, rows=long, out="long")
     by_slice = {v.slice: v for v in diagnosis.slices}
     assert found(diagnosis) == whole
-    assert by_slice[few[0]["slice"]].unscored == {"too_long": 1}
+    assert by_slice[few[0]["slice"]].unread == {"too_long": 1}
     assert "constrained" in diagnosis.run["config"]["probes"]["enabled"]
     assert {a["reason"] for a in answers(tmp_path / "long", "plain") if a["item"] == few[0]["id"]} == {"too_long"}
 
@@ -274,7 +274,7 @@ def test_an_option_that_does_not_fit_leaves_its_item_unranked(
     half = [row for row in few if row["slice"] == "half_known"]
     half[0] = half[0] | {"distractors": ["value " * 100, *half[0]["distractors"]]}
     served.window = 400
-    diagnosis = diagnose(served, rows=half, enabled=["plain", "sampled", "ranked"], api="completions")
+    diagnosis = diagnose(served, rows=half, enabled=["plain", "samples", "ranked"], api="completions")
     assert found(diagnosis) == {"half_known": ("knowledge", "latent")}
     scored = {
         a["item"]: a["logprob"] for a in answers(tmp_path / "out", "ranked_statement") if "value value" in a["text"]
@@ -380,7 +380,9 @@ def test_a_judge_is_believed_in_both_orders_only(toned: Rows, diagnose: Any, kin
     with ScriptedServer(toned) as server:
         server.judge = kind
         server.names_limit = "max_completion_tokens"
-        diagnosis = diagnose(server, rows=toned, enabled=["plain", "judged"], judge=judge_of(server), concurrency=8)
+        diagnosis = diagnose(
+            server, rows=toned, enabled=["plain", "preference_judged"], judge=judge_of(server), concurrency=8
+        )
         assert server.asked_of(JUDGE)
     verdicts = {v.slice: v for v in diagnosis.slices}
     assert (verdicts["disliked"].verdict, verdicts["liked"].verdict) == (verdict, "none")
@@ -420,7 +422,7 @@ def test_eval_asks_the_judge_about_base_and_run(toned: Rows, tmp_path: Path) -> 
     liked = [i for i in base.items.values() if i.slices == ("liked",)]
     assert pairs(base, tuned, disliked)[1].tolist() == [[0.0, 1.0]] * len(disliked)
     assert pairs(base, tuned, liked)[1].tolist() == [[1.0, 1.0]] * len(liked)
-    assert base.success(disliked[0].id, "shaped") is None, "nobody judged what exemplars made of it"
+    assert base.success(disliked[0].id, "few_shot") is None, "nobody judged what exemplars made of it"
 
 
 def graded_by_a_model() -> Rows:
@@ -437,7 +439,7 @@ def test_a_judge_that_grades_finds_the_gaps_too(diagnose: Any) -> None:
     rows = graded_by_a_model()
     with ScriptedServer(rows) as server:
         server.judge = "grader"
-        diagnosis = diagnose(server, rows=rows, enabled=["plain", "sampled", "given"], judge=judge_of(server))
+        diagnosis = diagnose(server, rows=rows, enabled=["plain", "samples", "oracle_context"], judge=judge_of(server))
     assert found(diagnosis) == {name: EXPECTED[name] for name in ("healthy", "misshaped", "unknown")}
     measured = diagnosis.controls["graders"]["judge"]
     assert measured["specificity"] == 1.0 and measured["sensitivity"] >= 0.8 and measured["rejects_gold"] == 0.0
@@ -447,9 +449,9 @@ def test_a_grader_that_cannot_be_read_leaves_items_unscored(diagnose: Any) -> No
     rows = graded_by_a_model()[:24]
     with ScriptedServer(rows) as server:
         server.judge = "garbage"
-        diagnosis = diagnose(server, rows=rows, enabled=["plain", "sampled", "given"], judge=judge_of(server))
+        diagnosis = diagnose(server, rows=rows, enabled=["plain", "samples", "oracle_context"], judge=judge_of(server))
     for v in diagnosis.slices:
-        assert v.unscored == {"judge_unreadable": 20}
+        assert v.unread == {"judge_unreadable": 20}
         assert (v.verdict, v.n, v.strict.n) == ("insufficient", 0, 0)
 
 

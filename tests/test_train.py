@@ -75,8 +75,8 @@ def test_the_run_describes_itself(trained: tuple[str, Path]) -> None:
     method, out = trained
     run = json.loads((out / "run.json").read_text())
     assert (run["status"], run["method"], run["adapter"], run["reason"]) == ("finished", method, "adapter", None)
-    assert run["decision_id"] and run["render_sha"] and run["versions"]["trl"]
-    checks = ("render", "end token", "length", "rows", "leakage", "reference")
+    assert run["decision_id"] and run["prompt_format_sha"] and run["versions"]["trl"]
+    checks = ("prompt_format", "end token", "length", "rows", "leakage", "reference")
     assert {run["gates"][name] for name in checks} == {"passed"}
     assert run["device"] in ("cpu", "cuda", "mps")
     assert run["lora"]["target_modules"] == "all-linear"
@@ -307,4 +307,4 @@ def test_preflight_names_an_end_token_that_training_would_never_show(tmp_path: P
     data = {"sft": Rows("sft", "", "", [{"prompt": [("user", "q")], "completion": "a", "slice": ""}])}
     checks = {c.name: c for c in preflight(config, json.loads((demo_diagnosis / "diagnosis.json").read_text()), data)}
     assert not checks["end token"].ok
-    assert not checks["render"].ok and "chat_template" in checks["render"].message
+    assert not checks["prompt_format"].ok and "chat_template" in checks["prompt_format"].message

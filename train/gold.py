@@ -10,11 +10,12 @@ import torch
 from transformers import TrainerCallback
 
 from diagnose.grading.grade import grade, prefers
+from diagnose.grading.grader import parse_grader
 from diagnose.models.base import lay_out
 from diagnose.models.decode import decode
 from diagnose.models.prefill import Reader
 from diagnose.models.weights import end_ids
-from diagnose.records import EvalItem
+from diagnose.records import EvalItem, Grader
 from train.job import Job, batches
 
 MAX_PROMPTS = 48
@@ -35,7 +36,8 @@ class GoldWatch(TrainerCallback):
         unique = {str(r["prompt"]): r for r in held_out}
         self.prompts = set(unique)
         self.rows = list(unique.values())[:MAX_PROMPTS]
-        graders = json.loads((job.out / "graders.json").read_text(encoding="utf-8"))
+        rows = json.loads((job.out / "graders.json").read_text(encoding="utf-8"))
+        graders = {name: parse_grader(row, f"graders.json: {name}") for name, row in rows.items()}
         self.items = [_item(row, graders) for row in self.rows]
         self.history: list[dict[str, float | None]] = []
         self.best: dict[str, torch.Tensor] = {}
@@ -121,10 +123,10 @@ class GoldWatch(TrainerCallback):
         return last["gold"] < best["gold"] - FALL and (last["reward"] or 0.0) > (best["reward"] or 0.0)
 
 
-def _item(row: dict[str, Any], graders: dict[str, Any]) -> EvalItem | None:
+def _item(row: dict[str, Any], graders: dict[str, Grader]) -> EvalItem | None:
     """What can be read of an answer to this row, or None."""
     grader, target = graders.get(row["slice"]), row.get("target")
-    if grader is None or not (target or grader.get("judge")):
+    if grader is None or not (target or grader.judge):
         return None
     turns = tuple((role, text) for role, text in row["prompt"])
     targets = (str(target),) if target else ()

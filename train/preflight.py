@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from diagnose.models.base import lay_out, render_differs
-from diagnose.models.weights import end_ids, load_tokenizer, render_of
+from diagnose.models.base import lay_out, prompt_format_differs
+from diagnose.models.weights import end_ids, load_tokenizer, prompt_format_of
 from train.config import ARGS_OF, TrainConfig
 from train.data import Rows
 
@@ -28,7 +28,7 @@ def preflight(config: TrainConfig, diagnosis: dict[str, Any], data: dict[str, Ro
     """All checks, in the order in which a person would want to read them."""
     tokenizer = load_tokenizer(config.model)
     return [
-        _same_render(config, diagnosis, tokenizer),
+        _same_prompt_format(config, diagnosis, tokenizer),
         _ends(tokenizer, data),
         _fits(config, tokenizer, data),
         _enough(config, data),
@@ -37,23 +37,23 @@ def preflight(config: TrainConfig, diagnosis: dict[str, Any], data: dict[str, Ro
     ]
 
 
-def _same_render(config: TrainConfig, diagnosis: dict[str, Any], tokenizer: Any) -> Check:
-    measured = diagnosis["run"].get("render") or {}
-    now = current_render(config, tokenizer)
-    differs = render_differs(now, measured)
+def _same_prompt_format(config: TrainConfig, diagnosis: dict[str, Any], tokenizer: Any) -> Check:
+    measured = diagnosis["run"].get("prompt_format") or {}
+    now = current_prompt_format(config, tokenizer)
+    differs = prompt_format_differs(now, measured)
     same = not differs
     text = (
         "prompts become tokens exactly as in the diagnosis"
         if same
         else f"render differs from the diagnosis in: {', '.join(differs)}"
     )
-    return Check("render", same, text)
+    return Check("prompt_format", same, text)
 
 
-def current_render(config: TrainConfig, tokenizer: Any = None) -> dict[str, Any]:
+def current_prompt_format(config: TrainConfig, tokenizer: Any = None) -> dict[str, Any]:
     """The render contract under which this run trains."""
     tokenizer = tokenizer or load_tokenizer(config.model)
-    return render_of(config.model, tokenizer, _configured_ends(config, tokenizer))
+    return prompt_format_of(config.model, tokenizer, _configured_ends(config, tokenizer))
 
 
 def _configured_ends(config: TrainConfig, tokenizer: Any) -> set[int]:

@@ -16,13 +16,13 @@ from rich.console import Console
 from diagnose.config import DataConfig, EvalSetConfig, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.items.evalset import read_evalset
-from diagnose.models.base import render_sha
+from diagnose.models.base import prompt_format_sha
 from diagnose.provenance import ROOT, provenance, write_json
 from diagnose.records import EvalItem
 from diagnose.report.words import safe, short
 from train.config import STAGES, TrainConfig, read_diagnosis
 from train.data import Rows, read_training
-from train.preflight import Check, current_render, preflight
+from train.preflight import Check, current_prompt_format, preflight
 
 
 def run(config: TrainConfig) -> None:
@@ -134,7 +134,7 @@ def _record(
         "diagnosis": str(config.diagnosis),
         "decision_id": diagnosis["decision_id"],
         "base": config.model.path,
-        "render_sha": render_sha(current_render(config)),
+        "prompt_format_sha": prompt_format_sha(current_prompt_format(config)),
         "evalset_sha256": diagnosis["evalset"]["sha256"],
         "method": config.method.name,
         "recommended": bool(advised),
@@ -188,7 +188,7 @@ def _prepare(
     out.mkdir(parents=True, exist_ok=True)
     (out / "result.json").unlink(missing_ok=True)
     write_json(out / "run.json", record)
-    write_json(out / "graders.json", {name: item.grader for item in items for name in item.slices})
+    write_json(out / "graders.json", {name: asdict(item.grader) for item in items for name in item.slices})
     write_json(before, job)
 
 

@@ -9,67 +9,79 @@ import numpy as np
 
 from diagnose.grading.grade import prefers
 from diagnose.probes.answers import AnswerLog
-from diagnose.probes.judge import duel
+from diagnose.probes.judge import duels
+from diagnose.probes.table import Probe, Role
 from diagnose.records import Attribution, EvalItem
 
 SAME = 0.01
-"""Nats per token that a text may differ by when it is scored twice in other batches, and nobody would care about."""
+"""Nats per token by which a score may differ from batch to batch without meaning anything (hand-set)."""
+
+
+Tally = tuple[float, float]
+"""Successes and failures."""
 
 
 @dataclass(frozen=True)
 class Measured:
     """What the probes of one slice say about methods."""
 
-    shaped: tuple[float, float]
-    """Successes and failures of the exemplars on the format gap, placebo-corrected."""
-    shaped_lost: tuple[float, float]
-    """The same where the content was missing."""
-    forced: tuple[float, float]
-    """Successes and failures of constrained decoding on the format gap, and where the content was missing."""
-    forced_lost: tuple[float, float]
-    given: tuple[float, float]
+    few_shot: Tally
+    """Few-shot examples on the format gap."""
+    few_shot_missing: Tally
+    """Few-shot examples where the content was missing."""
+    constrained: Tally
+    """Constrained decoding on the format gap."""
+    constrained_missing: Tally
+    """Constrained decoding where the content was missing."""
+    oracle_context: Tally
+    """The oracle context where the content was missing."""
     constrainable: bool
     has_context: bool
     has_options: bool
     judged: bool
     """Do items name a judge?"""
     pairs: bool
-    near: tuple[float, float]
+    near: Tally
     """Items whose `chosen` is about as likely as the model's own samples, or more, and the others with pairs."""
-    best: tuple[float, float]
-    """Items of whose samples the judge likes one at least as well as `chosen`, and the others that were judged."""
+    best_of_n: Tally
+    """Items with a sample that the judge prefers at least as much as `chosen`, and the others that were judged."""
     one: float | None
-    """The same of one sample at random, as a share: the placebo."""
+    """The same of one sample at random, as a share: the control of best-of-n."""
     base_success: float | None
     """Share of items with any lenient success, so that a reward has something to find; None: content was not read."""
     rows: int
-    """SFT rows at hand for the slice."""
+    """SFT rows available for the slice."""
 
 
 def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int, reach: float) -> Measured:
     """Collect the observables that recommend conditions on. `reach` is RuleConfig.reach."""
     items = [i for i in items if i.id in found.items]
-    shaped = log.of("shaped")
-    form = [i for i in items if (a := log.get("plain", i.id)).lenient and a.strict is False]
-    lost = [i for i in items if log.get("plain", i.id).lenient is False]
-    given = [a for i in lost for a in log.of_item("given", i.id) if a.lenient is not None]
-    said = [[a.lenient for p in ("plain", "sampled") for a in log.of_item(p, i.id)] for i in items]
-    any_success = [any(read) for read in said if any(r is not None for r in read)]
-    liked = [wins for i in items if (wins := _liked(i, log))]
+    misformatted = [i for i in items if (a := log.get(Probe.PLAIN, i.id)).lenient and a.strict is False]
+    missing = [i for i in items if log.get(Probe.PLAIN, i.id).lenient is False]
+    read = [[a.lenient for p in (Probe.PLAIN, Probe.SAMPLES) for a in log.of_item(p, i.id)] for i in items]
+    any_success = [any(one) for one in read if any(r is not None for r in one)]
+    preferred = [wins for i in items if (wins := _preferred(i, log))]
+
+    def strict(probe: Probe) -> Tally:
+        return _tally([a.strict for i in misformatted for a in log.of_item(probe, i.id)])
+
+    def lenient(probe: Probe) -> Tally:
+        return _tally([a.lenient for i in missing for a in log.of_item(probe, i.id)])
+
     return Measured(
-        shaped=_tally([a.strict for i in form for a in shaped.get(i.id, [])]),
-        shaped_lost=_tally([a.lenient for i in lost for a in shaped.get(i.id, [])]),
-        forced=_tally([a.strict for i in form for a in log.of_item("constrained", i.id)]),
-        forced_lost=_tally([a.lenient for i in lost for a in log.of_item("constrained", i.id)]),
-        given=_tally([a.lenient for a in given]),
-        constrainable=any(i.grader["kind"] == "choice" or i.grader.get("schema") for i in items),
+        few_shot=strict(Probe.FEW_SHOT),
+        few_shot_missing=lenient(Probe.FEW_SHOT),
+        constrained=strict(Probe.CONSTRAINED),
+        constrained_missing=lenient(Probe.CONSTRAINED),
+        oracle_context=lenient(Probe.ORACLE_CONTEXT),
+        constrainable=any(i.grader.kind == "choice" or i.grader.schema for i in items),
         has_context=any(i.context for i in items),
         has_options=any(i.options for i in items),
         judged=any(i.judge for i in items),
         pairs=any(i.judge or (i.chosen and i.rejected) for i in items),
         near=_tally([in_reach(i, log, reach) for i in items]),
-        best=_tally([any(wins) for wins in liked]),
-        one=float(np.mean([np.mean(wins) for wins in liked])) if liked else None,
+        best_of_n=_tally([any(wins) for wins in preferred]),
+        one=float(np.mean([np.mean(wins) for wins in preferred])) if preferred else None,
         base_success=float(np.mean(any_success)) if any_success else None,
         rows=rows,
     )
@@ -78,34 +90,34 @@ def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int
 def in_reach(item: EvalItem, log: AnswerLog, cut: float) -> bool | None:
     """Is (a(chosen) - mean a(own)) / sd a(own) at least `cut`? a = log p per token; own: the model's own samples.
 
-    The slice's median of this z-score (EVIDENCE §1, Dcov) is at least `cut` iff it is for half of the items: counted
+    The slice's median of this z-score is at least `cut` iff it is for half of the items: counted
     item by item, no single odd sample decides, and the count says how sure it is. None without pairs or with fewer than
     two samples.
     """
-    scores = {a.draw: a.logprob / max(a.tokens, 1) for a in log.of_item("margins", item.id) if a.logprob is not None}
-    own = [value for draw, value in scores.items() if draw >= 2]
-    if 0 not in scores or len(own) < 2:
+    chosen, own = (
+        [a.logprob / max(a.tokens, 1) for a in log.of_item(Probe.MARGINS, item.id, role) if a.logprob is not None]
+        for role in (Role.CHOSEN, Role.OWN)
+    )
+    if not chosen or len(own) < 2:
         return None
-    return scores[0] - float(np.mean(own)) >= cut * float(np.std(own, ddof=1)) - SAME
+    return chosen[0] - float(np.mean(own)) >= cut * float(np.std(own, ddof=1)) - SAME
 
 
-def _liked(item: EvalItem, log: AnswerLog) -> list[bool]:
-    """Per sample of `best`: right, and liked as the reference is."""
-    samples = log.of_item("best", item.id)
+def _preferred(item: EvalItem, log: AnswerLog) -> list[bool]:
+    """Per sample of best-of-n: right, and at least as preferred as the reference."""
+    samples = log.of_item(Probe.BEST_OF_N, item.id)
     if item.judge is None or not samples:
         return []
-    match item.judge["kind"]:
+    match item.judge.kind:
         case "rule":
             return [bool(prefers(item, a.text)) and a.strict is not False for a in samples]
         case "reward_model":
-            chosen = log.find("reward", item.id, 0)
-            if chosen is None or chosen.logprob is None:
-                return []
-            return [a.logprob >= chosen.logprob for a in log.of_item("reward_best", item.id) if a.logprob is not None]
-    found = [duel(item.id, log, "judged_best", k) for k in range(len(log.of_item("judged_best", item.id)) // 2)]
-    return [won >= 0 for won in found if won is not None]
+            chosen = log.find(Probe.REWARD, item.id, Role.CHOSEN)
+            scored = [a.logprob for a in log.of_item(Probe.REWARD_BEST_OF_N, item.id) if a.logprob is not None]
+            return [] if chosen is None or chosen.logprob is None else [score >= chosen.logprob for score in scored]
+    return [won >= 0 for won in duels(item.id, log, Probe.JUDGED_BEST_OF_N)]
 
 
-def _tally(values: Sequence[bool | None]) -> tuple[float, float]:
+def _tally(values: Sequence[bool | None]) -> Tally:
     read = [v for v in values if v is not None]
     return float(read.count(True)), float(read.count(False))

@@ -88,7 +88,7 @@ def _for_slice(
     seen = measure(items, found, log, _of_slices([verdict.slice], at_hand), rule.reach)
     gates = _gates(seen)
     draws = found.draws[verdict.slice]
-    liking = preference_priors(seen.near, seen.best, rule, len(draws), rng)
+    liking = preference_priors(seen.near, seen.best_of_n, rule, len(draws), rng)
     lift = {m: predicted(m, draws, liking[m], seen, rule, rng) for m in METHODS}
     worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) != "veto"}
     every = np.array(list(worth.values()))
@@ -156,8 +156,8 @@ def _together(verdicts: list[SliceVerdict]) -> SliceVerdict:
     return replace(
         verdicts[0],
         missing=tuple(sorted({name for v in verdicts for name in v.missing})),
-        doubted=tuple(dict.fromkeys(name for v in verdicts for name in v.doubted)),
-        unscored=dict(sum((Counter(v.unscored) for v in verdicts), Counter())),
+        suspect=tuple(dict.fromkeys(name for v in verdicts for name in v.suspect)),
+        unread=dict(sum((Counter(v.unread) for v in verdicts), Counter())),
     )
 
 
@@ -172,7 +172,7 @@ def _seems_right(v: SliceVerdict, rule: RuleConfig) -> bool:
     return (
         v.verdict == "insufficient"
         and v.needs_items > 0
-        and not v.doubted
+        and not v.suspect
         and none is not None
         and none >= 1 - rule.tau
     )
@@ -240,7 +240,7 @@ def _share(tally: tuple[float, float], n: int, rng: np.random.Generator) -> Arra
 def _prior(method: str, name: str, seen: Measured, rule: RuleConfig) -> float:
     """Prior mean of rho(method, class), conditional on what was observed."""
     row = rule.rho["sft_taught" if method == "sft" and seen.rows >= rule.taught_rows else method]
-    if name == "knowledge_absent" and not any(seen.given):
+    if name == "knowledge_absent" and not any(seen.oracle_context):
         # Where no context was read this class stands for absent or skill; neither is likelier.
         return float(row["knowledge_absent"] + row["knowledge_skill"]) / 2
     return float(row.get(name, 0.0))
@@ -248,15 +248,15 @@ def _prior(method: str, name: str, seen: Measured, rule: RuleConfig) -> float:
 
 def _observed(method: str, name: str, seen: Measured) -> tuple[float, float]:
     if method == "prompt" and name == "format":
-        return seen.shaped
+        return seen.few_shot
     if method == "prompt" and name in KNOWLEDGE:
-        return seen.shaped_lost
+        return seen.few_shot_missing
     if method == "constrained" and name == "format":
-        return seen.forced
+        return seen.constrained
     if method == "constrained" and name in KNOWLEDGE:
-        return seen.forced_lost
+        return seen.constrained_missing
     if method == "retrieval" and name in KNOWLEDGE:
-        return seen.given
+        return seen.oracle_context
     return 0.0, 0.0
 
 
@@ -275,7 +275,7 @@ def _gates(seen: Measured) -> dict[str, str]:
         gates["retrieval"] = "veto"
     if not seen.pairs:
         gates |= {"dpo": "veto", "sft_dpo": "veto", "rlhf": "veto"}
-    elif seen.base_success == 0.0 or (seen.best[0] == 0 and seen.best[1] >= NEVER):
+    elif seen.base_success == 0.0 or (seen.best_of_n[0] == 0 and seen.best_of_n[1] >= NEVER):
         gates["rlhf"] = "veto"
     else:
         gates["rlhf"] = "pending"

@@ -17,17 +17,18 @@ GATE_REASONS = {
     "sft_dpo": "no pairs and no judge say what is preferred",
     "rlhf": "no pairs for a reward model, or nothing for a reward to find: no sample is ever right and liked",
 }
-MEANING = {
-    ("none", None): "right and well formed: nothing to gain",
-    ("format", None): "the content is there, the form is wrong",
-    ("knowledge", "latent"): "stored but not said when asked",
-    ("knowledge", "absent"): "not in the model; it reads it from a context",
-    ("knowledge", "skill"): "wrong even with the facts in the context",
-    ("knowledge", "unresolved"): "the content is missing; the data cannot say whether it is stored",
-    ("preference", None): "right and well formed, but not what users like",
-    ("mixed", None): "two gaps of comparable size",
-    ("insufficient", None): "too few items to tell",
+MEANINGS = {
+    "none": "correct and well formatted",
+    "format": "the content is there, the format is wrong",
+    "knowledge_latent": "stored, but not produced when asked",
+    "knowledge_absent": "not in the model; it reads it from a context",
+    "knowledge_skill": "wrong even with the facts in the context",
+    "preference": "correct and well formatted, but not what users prefer",
+    "knowledge_unresolved": "the content is missing; the data cannot tell whether it is stored",
+    "mixed": "two gaps of comparable size",
+    "insufficient": "too few items to tell",
 }
+"""Class or verdict → what it means."""
 
 
 def why(
@@ -43,11 +44,14 @@ def why(
     taught = "worked solutions" if v.kind == "skill" else "rows that state these very facts in several wordings"
     gap, odd = v.verdict not in ("none", "insufficient"), misfit(v)
     parts = [
-        (not unread(v), MEANING[v.verdict, v.kind]),
-        (bool(unread(v)), f"cannot be told: {unread(v)}"),
-        (v.verdict == "format" and any(seen.shaped), f"exemplars in the prompt repair {_of(seen.shaped)} tries"),
-        (v.verdict == "format" and any(seen.forced), f"constrained decoding repairs {_of(seen.forced)}"),
-        (v.verdict == "knowledge" and any(seen.given), f"the oracle context repairs {_of(seen.given)}"),
+        (not undetermined(v), MEANINGS[f"{v.verdict}_{v.kind}" if v.kind else v.verdict]),
+        (bool(undetermined(v)), f"cannot be told: {undetermined(v)}"),
+        (v.verdict == "format" and any(seen.few_shot), f"exemplars in the prompt repair {_of(seen.few_shot)} tries"),
+        (v.verdict == "format" and any(seen.constrained), f"constrained decoding repairs {_of(seen.constrained)}"),
+        (
+            v.verdict == "knowledge" and any(seen.oracle_context),
+            f"the oracle context repairs {_of(seen.oracle_context)}",
+        ),
         (
             v.verdict == "none" and not {"preference", "judge", "agreement"} & set(v.missing),
             "and liked",
@@ -63,7 +67,7 @@ def why(
         near = f"in {_of(seen.near)} items the preferred answer is at least about as likely as the model's own samples"
         parts.append((True, near))
     if v.verdict == "preference" and seen.one is not None:
-        found = f"one of several samples is liked in {_of(seen.best)} items, one at random in {seen.one:.2f}"
+        found = f"one of several samples is liked in {_of(seen.best_of_n)} items, one at random in {seen.one:.2f}"
         parts.append((True, found))
     if train and train != best and best in lifts:
         without, trained = lifts[best]["mean"], lifts[train]["mean"]
@@ -80,13 +84,13 @@ def misfit(v: SliceVerdict) -> bool:
     return v.verdict in ("knowledge", "mixed") and "misfit" in v.missing
 
 
-def unread(v: SliceVerdict) -> str:
+def undetermined(v: SliceVerdict) -> str:
     """Why a slice with items enough has no verdict; empty where it has one, or too few."""
     if v.verdict != "insufficient" or v.needs_items:
         return ""
-    if v.doubted:
-        return f"the gold of {len(v.doubted)} items is doubted"
-    return f"{v.unscored.get('truncated', 0)} answers were cut off before their content could be read"
+    if v.suspect:
+        return f"the gold of {len(v.suspect)} items is doubted"
+    return f"{v.unread.get('truncated', 0)} answers were cut off before their content could be read"
 
 
 def _of(tally: tuple[float, float]) -> str:
@@ -116,8 +120,11 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
     kind = v.kind if v.verdict == "knowledge" else None
     lines = (
         (v.needs_items > 0, "more items, as many as a slice `needs`"),
-        (bool(unread(v) and v.doubted), "the doubted gold answers, looked at and mended; then the same command again"),
-        (bool(unread(v)), "a larger model.max_new_tokens"),
+        (
+            bool(undetermined(v) and v.suspect),
+            "the doubted gold answers, looked at and mended; then the same command again",
+        ),
+        (bool(undetermined(v)), "a larger model.max_new_tokens"),
         (misfit(v), "the render, mended where it is wrong: look at what the probes said side by side"),
         (
             kind == "unresolved" and "ranked" in v.missing and seen.has_options,
@@ -129,7 +136,7 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
         ),
         (
             v.verdict in ("knowledge", "mixed") and "context" in v.missing and seen.has_context,
-            "the probe `given`, of a model that can be asked: it tells an absent fact from a missing skill",
+            "the probe `oracle_context`, of a model that can be asked: it tells an absent fact from a missing skill",
         ),
         (
             v.verdict in ("knowledge", "mixed") and "context" in v.missing,
@@ -137,7 +144,7 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
         ),
         (
             v.verdict == "none" and "preference" in v.missing and seen.judged,
-            "the probe `judged`, of a model that can be asked: without it a preference gap cannot be seen",
+            "the probe `preference_judged`, of a model that can be asked: without it a preference gap cannot be seen",
         ),
         (
             v.verdict == "none" and "preference" in v.missing,
@@ -151,19 +158,19 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             "the probe `margins`, of a local model or by model.api=completions: it tells dpo from rlhf",
         ),
         (
-            v.verdict == "preference" and seen.near[0] < seen.near[1] and not any(seen.best),
-            "the probe `best`, of a model that can be asked: samples that the judge likes would favour rlhf",
+            v.verdict == "preference" and seen.near[0] < seen.near[1] and not any(seen.best_of_n),
+            "the probe `best_of_n`, of a model that can be asked: samples that the judge likes would favour rlhf",
         ),
         (
             v.verdict == "preference",
             "the reward model's held-out accuracy: train.py measures it before any RL, and stops where it is low",
         ),
         (
-            v.verdict == "format" and not any(seen.shaped) and v.n >= RESERVE_FROM,
-            "the probe `shaped`, of a model that can be asked: exemplars show whether a prompt suffices",
+            v.verdict == "format" and not any(seen.few_shot) and v.n >= RESERVE_FROM,
+            "the probe `few_shot`, of a model that can be asked: exemplars show whether a prompt suffices",
         ),
         (
-            v.verdict == "format" and not any(seen.shaped),
+            v.verdict == "format" and not any(seen.few_shot),
             "12 items or more in this slice: four of them as exemplars show whether a prompt suffices",
         ),
         (

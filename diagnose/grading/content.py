@@ -10,8 +10,8 @@ from diagnose.grading.grade import holds, normal
 from diagnose.records import EvalItem
 
 
-def right_in_wrong_form(item: EvalItem) -> Iterator[str]:
-    """Gold content as a lenient reader should still find it."""
+def right_in_another_format(item: EvalItem) -> Iterator[str]:
+    """The reference content in five other formats; a lenient reading should still find it."""
     gold = content(item, item.targets[0])
     yield f"The answer is {gold}."
     yield f'"{gold}"'
@@ -21,7 +21,7 @@ def right_in_wrong_form(item: EvalItem) -> Iterator[str]:
 
 
 def wrong_answers(item: EvalItem) -> Iterator[str]:
-    """Same-type wrong answers, a list of every option, a hedge, and an echo of the prompt."""
+    """Same-type wrong answers, a list of every option, a hedge and an echo of the prompt."""
     gold, options = content(item, item.targets[0]), [content(item, o) for o in item.options]
     yield from options[:3]
     if options:
@@ -32,7 +32,7 @@ def wrong_answers(item: EvalItem) -> Iterator[str]:
 
 def content(item: EvalItem, text: str) -> str:
     """The bare content of an answer: the value of a JSON object that has one, else the text itself."""
-    if item.grader["kind"] != "json":
+    if item.grader.kind != "json":
         return text
     try:
         value: Any = json.loads(text)

@@ -10,21 +10,15 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable
 from string import ascii_uppercase
 from typing import Any
 
-from diagnose.errors import BadInput
-from diagnose.grading.ifeval import check_instructions, follows
+from diagnose.grading.grader import compiled, validator
+from diagnose.grading.ifeval import follows
 from diagnose.records import EvalItem, Reading
-from diagnose.text import first_line
 
-KINDS = ("exact", "regex", "number", "contains", "choice", "json", "instructions", "judge")
-JUDGES = ("rule", "reward_model", "model")
-NEEDS_NO_GOLD = ("regex", "instructions", "judge")
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
-KEYS = ("kind", "judge", "schema", "pattern", "lenient", "tolerance", "marker", "instructions", "model", "rubric")
 WORD = re.compile(r"((?:[%$€£°#+./:-]*+\w++)++[%$€£°#+]*+)|[%$€£°#+./:-]++")
 """Words with the signs that belong to them, or signs alone; possessive, because a long row of dots would else cost
 quadratic time."""
@@ -40,7 +34,7 @@ def grade(item: EvalItem, text: str) -> Reading:
     """
     if not item.graded:
         return Reading(None, None, "ungraded")
-    match item.grader["kind"]:
+    match item.grader.kind:
         case "exact":
             strict, lenient = _exact(item, text)
         case "number":
@@ -54,7 +48,7 @@ def grade(item: EvalItem, text: str) -> Reading:
         case "regex":
             strict, lenient = _regex(item, text)
         case "instructions":
-            strict, lenient = follows(item.grader["instructions"], item.turns[-1][1], text)
+            strict, lenient = follows(item.grader.instructions, item.turns[-1][1], text)
         case "judge":
             return Reading(None, None, "judge")
     return Reading(strict, strict or lenient)
@@ -63,144 +57,26 @@ def grade(item: EvalItem, text: str) -> Reading:
 def prefers(item: EvalItem, text: str) -> bool | None:
     """Does the item's rule accept this response? None where the item has no rule."""
     judge = item.judge
-    return None if judge is None or judge["kind"] != "rule" else _rule(judge["prefer"]).search(text) is not None
+    return None if judge is None or judge.kind != "rule" else compiled(judge.prefer or "").search(text) is not None
 
 
 def separates_content(item: EvalItem) -> bool:
     """Can this grader see right content in a wrong form at all? If not, FORMAT leaves the model."""
-    match item.grader["kind"]:
+    match item.grader.kind:
         case "contains":
             return False
         case "instructions" | "judge":
             return True
         case "regex":
-            return bool(item.targets) or "lenient" in item.grader
+            return bool(item.targets) or item.grader.lenient is not None
     return bool(item.targets)
 
 
-def form_of(item: EvalItem) -> dict[str, Any] | None:
+def constraint_of(item: EvalItem) -> dict[str, Any] | None:
     """What production could force an answer into: a JSON Schema or one of the choices; None where there is neither."""
-    if item.grader.get("schema") is not None:
-        return {"schema": item.grader["schema"]}
-    return {"choices": list(item.choices)} if item.grader["kind"] == "choice" and item.choices else None
-
-
-def check_grader(grader: Any, where: str) -> None:
-    """Refuse an unknown kind or key, a schema that is none, or a pattern that RE2 does not take.
-
-    Raises:
-        BadInput: naming the key.
-    """
-    if not isinstance(grader, dict) or grader.get("kind") not in KINDS:
-        found = grader.get("kind") if isinstance(grader, dict) else grader
-        raise BadInput(f"{where}: grader kind {found!r}; allowed: {', '.join(KINDS)}")
-    _check_values(grader, where)
-    if grader.get("schema") is not None:
-        _check_schema(grader["schema"], where)
-    if grader["kind"] == "instructions":
-        check_instructions(grader.get("instructions"), where)
-    for key in ("pattern", "lenient") if grader["kind"] == "regex" else ():
-        if key == "pattern" or key in grader:
-            if not isinstance(grader.get(key), str):
-                raise BadInput(f"{where}: grader.{key} is {grader.get(key)!r}; expected an RE2 pattern")
-            _rule(grader[key], f"{where}: grader.{key}")
-    if grader.get("judge") is not None:
-        _check_judge(grader["judge"], where)
-
-
-def _check_values(grader: dict[str, Any], where: str) -> None:
-    if unknown := sorted(set(grader) - set(KEYS)):
-        raise BadInput(f"{where}: grader.{unknown[0]}: no such key; allowed: {', '.join(KEYS)}")
-    tolerance = grader.get("tolerance", 0.0)
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1e300:
-        raise BadInput(f"{where}: grader.tolerance is {tolerance!r}; expected a number, 0 or more")
-    for key in ("marker", "model", "rubric"):
-        if key in grader and (not isinstance(grader[key], str) or not grader[key]):
-            raise BadInput(f"{where}: grader.{key} is {grader[key]!r}; expected a text")
-
-
-def _check_judge(judge: Any, where: str) -> None:
-    kind = judge.get("kind") if isinstance(judge, dict) else None
-    needs = {"rule": "prefer", "reward_model": "path"}.get(str(kind))
-    texts = [judge.get(key) for key in ("prefer", "path", "model")] if isinstance(judge, dict) else []
-    wrong = kind not in JUDGES or any(not isinstance(text, str | None) for text in texts)
-    if wrong or (needs and not judge.get(needs)):
-        raise BadInput(
-            f'{where}: judge {judge!r}; allowed: {{"kind": "rule", "prefer": "RE2 pattern"}}, '
-            '{"kind": "reward_model", "path": "DIR_OR_HUB_NAME"}, {"kind": "model"}'
-        )
-    if kind == "rule":
-        _rule(judge["prefer"], f"{where}: judge.prefer")
-
-
-@lru_cache(maxsize=256)
-def _rule(pattern: str, where: str = "pattern") -> Any:
-    import re2
-
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        return re2.compile(pattern, options)
-    except re2.error as error:
-        raise BadInput(f"{where} {pattern!r}: not an RE2 pattern: {first_line(error)}") from None
-
-
-def _check_schema(schema: Any, where: str) -> None:
-    if not isinstance(schema, dict | bool):
-        raise BadInput(f"{where}: grader.schema is a {type(schema).__name__}, not a JSON Schema")
-    try:
-        _validator(json.dumps(schema)).is_valid({})
-    except RecursionError:
-        raise BadInput(f"{where}: grader.schema is nested too deeply, or refers to itself without end") from None
-    except BadInput as error:
-        raise BadInput(f"{where}: {error}") from None
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: str) -> Any:
-    import jsonschema
-    from referencing import Registry
-    from referencing.exceptions import Unresolvable
-
-    loaded = json.loads(schema)
-    try:
-        kind = jsonschema.validators.validator_for(loaded)
-        kind.check_schema(loaded)
-        _check_parts(loaded, kind.META_SCHEMA["$schema"])
-    except Unresolvable as error:
-        raise BadInput(f"grader.schema is not a JSON Schema: it holds no {error.ref!r}, to which it refers") from None
-    except (jsonschema.SchemaError, TypeError, AttributeError) as error:
-        raise BadInput(f"grader.schema is not a JSON Schema: {getattr(error, 'message', error)}") from None
-    kind = jsonschema.validators.extend(kind, {"pattern": _matches})
-    # An empty registry of our own: the default one fetches what a schema refers to from the network.
-    return kind(loaded, registry=Registry())
-
-
-def _matches(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Exception]:
-    """The keyword `pattern` under RE2: Python's own patterns can take forever on what a model wrote."""
-    from jsonschema import ValidationError
-
-    if isinstance(value, str) and not _rule(pattern).search(value):
-        yield ValidationError(f"{value!r} does not match {pattern!r}")
-
-
-def _check_parts(schema: Any, dialect: str) -> None:
-    """Resolve every reference and compile every pattern now, and not in the middle of a run."""
-    from jsonschema_specifications import REGISTRY
-    from referencing.jsonschema import DRAFT202012, specification_with
-
-    root = specification_with(dialect, default=DRAFT202012).create_resource(schema)
-    left = [(root, REGISTRY.resolver_with_root(root))]
-    while left:
-        part, resolver = left.pop()
-        here = part.contents if isinstance(part.contents, dict) else {}
-        if isinstance(here.get("$ref"), str):
-            resolver.lookup(here["$ref"])
-        if "pattern" in here:
-            _rule(here["pattern"], "grader.schema: pattern")
-        if "patternProperties" in here:
-            raise BadInput("grader.schema: patternProperties is not supported; name the properties")
-        left += [(inner, resolver.in_subresource(inner)) for inner in part.subresources()]
+    if item.grader.schema is not None:
+        return {"schema": item.grader.schema}
+    return {"choices": list(item.choices)} if item.grader.kind == "choice" and item.choices else None
 
 
 # ---------------------------------------------------------------- content, read leniently
@@ -252,8 +128,8 @@ def _contains(item: EvalItem, text: str) -> tuple[bool, bool]:
 def _number(item: EvalItem, text: str) -> tuple[bool, bool]:
     """Strict: the number alone, or the grader's `marker` and the number last. Lenient: the last number of the text."""
     golds = [value for target in _golds(item) for value in _numbers(target)[-1:] if math.isfinite(value)]
-    tolerance = float(item.grader.get("tolerance", 0.0))
-    marker = item.grader.get("marker")
+    tolerance = float(item.grader.tolerance)
+    marker = item.grader.marker
 
     def right(value: float) -> bool:
         return any(math.isclose(value, gold, rel_tol=1e-9, abs_tol=tolerance) for gold in golds)
@@ -290,8 +166,8 @@ def _json(item: EvalItem, text: str) -> tuple[bool, bool]:
 def _json_read(item: EvalItem, text: str) -> tuple[bool, bool]:
     gold = [value for target in _golds(item) if (value := _loads(target)) is not None]
     value = _loads(text)
-    schema = item.grader.get("schema")
-    fits = value is not None and (schema is None or _validator(json.dumps(schema)).is_valid(value))
+    schema = item.grader.schema
+    fits = value is not None and (schema is None or validator(json.dumps(schema)).is_valid(value))
     strict = fits and (not gold or any(_same(value, g) for g in gold))
     said = _embedded(text)
     if (embedded := _loads(said)) is not None and any(_same(embedded, g) for g in gold):
@@ -307,12 +183,12 @@ def _regex(item: EvalItem, text: str) -> tuple[bool, bool]:
     Lenient: the `lenient` pattern is found, or the target's content stands in the text and no rival's.
     """
     golds = {_nfc(target) for target in _golds(item)}
-    found = [m.group(1) if m.re.groups else m.group() for m in _rule(item.grader["pattern"]).finditer(text)]
+    found = [m.group(1) if m.re.groups else m.group() for m in compiled(item.grader.pattern).finditer(text)]
     captured = {_nfc(value or "") for value in found}
-    held = _rule(item.grader["pattern"]).groups and golds
+    held = compiled(item.grader.pattern).groups and golds
     strict = captured <= golds and bool(captured) if held else bool(captured)
-    if "lenient" in item.grader:
-        return strict, _rule(item.grader["lenient"]).search(text) is not None
+    if item.grader.lenient is not None:
+        return strict, compiled(item.grader.lenient).search(text) is not None
     return strict, bool(golds) and one_content(item, text, golds, item.options)
 
 

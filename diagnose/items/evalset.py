@@ -12,10 +12,11 @@ from typing import Any
 
 from diagnose.config import EvalSetConfig
 from diagnose.errors import BadInput
-from diagnose.grading.grade import NEEDS_NO_GOLD, check_grader, grade, prefers
+from diagnose.grading.grade import grade, prefers
+from diagnose.grading.grader import NEEDS_NO_GOLD, parse_grader
 from diagnose.items.rows import read_rows
 from diagnose.provenance import source_sha
-from diagnose.records import EvalItem
+from diagnose.records import EvalItem, Grader
 from diagnose.text import hash_order, printable
 
 TEXT_FIELDS = ("context", "chosen", "rejected", "statement", "cluster", "group")
@@ -26,7 +27,7 @@ OWN_FIELDS = {"id", "slice", "prompt", "messages", "target", "grader", "annotati
 RESERVED = 4
 """Items per slice kept back as exemplars, never scored."""
 RESERVE_FROM = 12
-"""Smaller slices keep all their items; `shaped` is then missing."""
+"""Smaller slices keep all their items; `few_shot` is then missing."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
 
 def hints(evalset: EvalSet) -> list[str]:
     """What is allowed but probably not meant: `exact` cannot see a JSON answer's content in another form."""
-    as_text = [i for i in evalset.items if i.grader["kind"] == "exact" and i.targets and _is_object(i.targets[0])]
+    as_text = [i for i in evalset.items if i.grader.kind == "exact" and i.targets and _is_object(i.targets[0])]
     if not as_text:
         return []
     names = printable(", ".join(sorted({name for i in as_text for name in i.slices})))
@@ -103,10 +104,7 @@ def slice_name(row: dict[str, Any]) -> str:
 
 def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -> EvalItem:
     row = row | {name: _parsed(row[name], name, where) for name in PARSED if isinstance(row.get(name), str)}
-    grader = row.get("grader") or config.grader
-    if isinstance(grader, dict):  # Parquet gives every row all keys of a column, null where the row has none
-        grader = {key: value for key, value in grader.items() if value is not None}
-    check_grader(grader, where)
+    grader = parse_grader(row.get("grader") or config.grader, where)
     for name in TEXT_FIELDS:
         if not isinstance(row.get(name), str | None):
             raise BadInput(f"{where}: {name} is a {type(row[name]).__name__}; expected text")
@@ -121,12 +119,11 @@ def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -
         chat=row.get("messages") is not None,
         annotations=_annotations(row.get("annotations"), where),
         where=where,
-        extra={key: value for key, value in row.items() if key not in OWN_FIELDS},
         **optional,
     )
-    goldless = grader["kind"] in NEEDS_NO_GOLD or (grader["kind"] == "json" and grader.get("schema"))
+    goldless = grader.kind in NEEDS_NO_GOLD or (grader.kind == "json" and grader.schema)
     if not item.targets and not item.chosen and not goldless:
-        raise BadInput(f"{where}: neither target nor chosen; the {grader['kind']} grader needs one")
+        raise BadInput(f"{where}: neither target nor chosen; the {grader.kind} grader needs one")
     if not item.slices:
         raise BadInput(f"{where}: slice is an empty list")
     for name, texts in (("target", item.targets), ("slice", item.slices), ("distractors", item.distractors)):
@@ -187,9 +184,9 @@ def _parsed(text: str, name: str, where: str) -> Any:
         raise BadInput(f"{where}: {name} is not JSON: {error}") from None
 
 
-def _several(target: Any, grader: dict[str, Any]) -> Any:
+def _several(target: Any, grader: Grader) -> Any:
     """A JSON list of texts as target means several targets, except where JSON is what is graded."""
-    if not isinstance(target, str) or grader["kind"] == "json" or not target.startswith('["'):
+    if not isinstance(target, str) or grader.kind == "json" or not target.startswith('["'):
         return target
     try:
         return json.loads(target)
@@ -229,14 +226,14 @@ def _check_gold(items: list[EvalItem]) -> None:
     failed = []
     for item in items:
         # A regex target is what the pattern captures, not an answer.
-        gold = [*(item.targets if item.grader["kind"] != "regex" else ()), *([item.chosen] if item.chosen else [])]
+        gold = [*(item.targets if item.grader.kind != "regex" else ()), *([item.chosen] if item.chosen else [])]
         failed += [(item, text) for text in gold if grade(item, text).strict is False]
         if item.chosen and prefers(item, item.chosen) is False:
-            raise BadInput(f"{item.where} ({item.id}): chosen fails its own rule {item.grader['judge']['prefer']!r}")
+            raise BadInput(f"{item.where} ({item.id}): chosen fails its own rule {item.judge and item.judge.prefer!r}")
     if failed:
         shown = "\n".join(f"  {item.where} ({item.id}): {text[:80]!r}" for item, text in failed[:5])
         more = f"\n  … and {len(failed) - 5} more" if len(failed) > 5 else ""
-        raise BadInput(f"gold answers that fail their own {failed[0][0].grader['kind']} grader:\n{shown}{more}")
+        raise BadInput(f"gold answers that fail their own {failed[0][0].grader.kind} grader:\n{shown}{more}")
 
 
 def _limited(items: list[EvalItem], limit: int | None) -> list[EvalItem]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from diagnose.errors import BadInput
-from diagnose.records import EvalItem, Prompt
+from diagnose.probes.table import Probe
+from diagnose.records import EvalItem, Finish, Prompt
 
 LAYOUT = "user\\nassistant\\n\\n"
 """How turns are laid out for a model without a chat template."""
 PLAIN_STOP = "\n\n"
-Form = dict[str, Any]
+Constraint = dict[str, Any]
 """{"schema": JSON Schema} or {"choices": [texts]}."""
 
 
@@ -24,8 +25,7 @@ class Completion:
 
     text: str
     tokens: int
-    finish: str
-    """`stop`, `length`, or why there is no answer to read: `too_long`, `refused`."""
+    finish: Finish
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Model(Protocol):
     batch_size: int
     max_new_tokens: int
     device: str
-    lacks: frozenset[str]
+    lacks: frozenset[Probe]
     """Probes that cannot be asked of it."""
 
     @property
@@ -51,7 +51,7 @@ class Model(Protocol):
         """Type of its architecture (`llama`, `qwen3`), or a served model's name; None: not known."""
 
     @property
-    def render(self) -> dict[str, Any]:
+    def prompt_format(self) -> dict[str, Any]:
         """Everything that decides how a prompt becomes tokens."""
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
@@ -67,24 +67,24 @@ class Model(Protocol):
         n: int = 1,
         first: int = 0,
         temperature: float = 0.0,
-        forms: Sequence[Form] | None = None,
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
         """n completions per prompt; the sample `draw` of key k (`seed|probe|item`) depends on (k, draw) only.
 
         Args:
-            forms: what each answer is forced into, where the model can be forced.
+            constraints: what each answer is forced into, where the model can be forced.
         """
 
     def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
         """Score of each continuation after its prompt."""
 
 
-def render_sha(render: dict[str, Any]) -> str:
+def prompt_format_sha(render: dict[str, Any]) -> str:
     """The render contract, hashed; a difference is named by comparing the dictionaries."""
     return hashlib.sha256(json.dumps(render, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def render_differs(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+def prompt_format_differs(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
     """Keys in which a local model's render differs from a measured one; what a served model hides is not compared."""
     hidden = {k for k in now if "served" in then and then.get(k) is None}
     return sorted(k for k in now if k not in hidden and now[k] != then.get(k))

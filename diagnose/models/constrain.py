@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diagnose.errors import BadInput
-from diagnose.models.base import Form
+from diagnose.models.base import Constraint
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -18,27 +18,27 @@ COMPACT: JsonCompileOptions = {"whitespace_flexible": False, "item_separator": "
 """JSON on one line: free white space would let a base model run into its stop string or its limit."""
 
 
-def grammar(form: Form) -> str:
-    """A form as llguidance reads it."""
+def grammar(constraint: Constraint) -> str:
+    """A constraint as llguidance reads it."""
     from llguidance import LLMatcher
 
-    if "schema" in form:
-        return LLMatcher.grammar_from_json_schema(json.dumps(form["schema"]), overrides=COMPACT)
-    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(c) for c in form["choices"]))
+    if "schema" in constraint:
+        return LLMatcher.grammar_from_json_schema(json.dumps(constraint["schema"]), overrides=COMPACT)
+    return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(c) for c in constraint["choices"]))
 
 
 class Grammars:
     """One matcher per row of a batch."""
 
-    def __init__(self, tokenizer: Any, forms: list[Form]) -> None:
+    def __init__(self, tokenizer: Any, constraints: list[Constraint]) -> None:
         """`tokenizer` is an llguidance tokenizer.
 
         Raises:
-            BadInput: a form that llguidance cannot follow, with its reason.
+            BadInput: a constraint that llguidance cannot follow, with its reason.
         """
         from llguidance import LLMatcher
 
-        self._matchers = [LLMatcher(tokenizer, grammar(form)) for form in forms]
+        self._matchers = [LLMatcher(tokenizer, grammar(constraint)) for constraint in constraints]
         wrong = next((m.get_error() for m in self._matchers if m.is_error()), None)
         if wrong:
             raise BadInput(f"grader.schema: answers cannot be forced into it: {wrong.splitlines()[0]}")

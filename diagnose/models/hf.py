@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnose.config import DTYPES, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
-from diagnose.models.base import Completion, Form, Score, check_windows, lay_out, with_system
+from diagnose.models.base import Completion, Constraint, Score, check_windows, lay_out, with_system
 from diagnose.models.prefill import Reader
 from diagnose.models.weights import (
     ALLOWED,
@@ -17,11 +17,12 @@ from diagnose.models.weights import (
     load_tokenizer,
     load_weights,
     placed,
-    render_of,
+    prompt_format_of,
     stop_strings,
     with_adapter,
 )
-from diagnose.records import EvalItem, Prompt
+from diagnose.probes.table import Probe
+from diagnose.records import EvalItem, Finish, Prompt
 from diagnose.text import first_line, pasted
 
 if TYPE_CHECKING:
@@ -61,15 +62,15 @@ class HFModel:
         self.ends = end_ids(settings, self.tokenizer, model)
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self.reader = Reader(self.network, self.pad)
-        self.lacks = frozenset() if self.tokenizer.is_fast else frozenset({"constrained"})
+        self.lacks: frozenset[Probe] = frozenset() if self.tokenizer.is_fast else frozenset({Probe.CONSTRAINED})
         self._told = False
         self._may_stop: dict[int, bool] = {}
         self._constrainer: Any = None
 
     @property
-    def render(self) -> dict[str, Any]:
+    def prompt_format(self) -> dict[str, Any]:
         """The render contract of this model."""
-        return render_of(self.settings, self.tokenizer, self.ends)
+        return prompt_format_of(self.settings, self.tokenizer, self.ends)
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
         """See Model."""
@@ -91,13 +92,13 @@ class HFModel:
         n: int = 1,
         first: int = 0,
         temperature: float = 0.0,
-        forms: Sequence[Form] | None = None,
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
         """See Model; the prompt is prefilled once for all its samples, and a batch that does not fit is halved."""
         from accelerate.utils.memory import should_reduce_batch_size
 
         try:
-            return self._generate(prompts, keys, n, first, temperature, forms)
+            return self._generate(prompts, keys, n, first, temperature, constraints)
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
                 raise
@@ -106,13 +107,13 @@ class HFModel:
             return [
                 row
                 for at in (slice(None, half), slice(half, None))
-                for row in self.generate(prompts[at], keys[at], n, first, temperature, forms and forms[at])
+                for row in self.generate(prompts[at], keys[at], n, first, temperature, constraints and constraints[at])
             ]
         if n == 1:
             raise RunFailed(f"out of memory on one prompt of {len(self.encode(prompts[0]))} tokens on {self.device}")
         less = n // 2
-        before = self.generate(prompts, keys, less, first, temperature, forms)
-        return [before[0] + self.generate(prompts, keys, n - less, first + less, temperature, forms)[0]]
+        before = self.generate(prompts, keys, less, first, temperature, constraints)
+        return [before[0] + self.generate(prompts, keys, n - less, first + less, temperature, constraints)[0]]
 
     def _generate(
         self,
@@ -121,7 +122,7 @@ class HFModel:
         n: int,
         first: int,
         temperature: float,
-        forms: Sequence[Form] | None,
+        constraints: Sequence[Constraint] | None,
     ) -> list[list[Completion]]:
         from diagnose.models.decode import decode, uniforms
 
@@ -137,7 +138,9 @@ class HFModel:
             temperature=temperature,
             noise=noise,
             stopped=self._stopped if self.stop else None,
-            grammar=self._grammar([form for form in forms for _ in range(n)]) if forms else None,
+            grammar=self._grammar([constraint for constraint in constraints for _ in range(n)])
+            if constraints
+            else None,
         )
         done = [self._completion(row) for row in rows]
         return [done[i : i + n] for i in range(0, len(done), n)]
@@ -206,7 +209,7 @@ class HFModel:
         last = [row[-1] for row in rows if row[-1] in specials]
         return {self.tokenizer.convert_ids_to_tokens(t): last.count(t) for t in sorted(set(last))}
 
-    def _grammar(self, forms: list[Form]) -> Grammars:
+    def _grammar(self, constraints: list[Constraint]) -> Grammars:
         from diagnose.models.constrain import Grammars
 
         if self._constrainer is None:
@@ -214,7 +217,7 @@ class HFModel:
 
             size = max(len(self.tokenizer), self.network.config.get_text_config().vocab_size)
             self._constrainer = from_tokenizer(self.tokenizer, n_vocab=size, eos_token=sorted(self.ends))
-        return Grammars(self._constrainer, forms)
+        return Grammars(self._constrainer, constraints)
 
     def _stopped(self, row: list[int]) -> bool:
         token = row[-1]
@@ -231,7 +234,7 @@ class HFModel:
         ended = bool(row) and row[-1] in self.ends
         text = self.tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True)
         cuts = [text.index(stop) for stop in self.stop if stop in text]
-        finish = "stop" if ended or cuts or len(row) < self.max_new_tokens else "length"
+        finish: Finish = "stop" if ended or cuts or len(row) < self.max_new_tokens else "length"
         return Completion(text[: min(cuts)] if cuts else text, len(row), finish)
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diagnose.config import PROBES, ModelConfig
+from diagnose.config import ModelConfig
 from diagnose.errors import BadInput
 from diagnose.items.rows import read_rows
-from diagnose.models.base import Completion, Form, Score
+from diagnose.models.base import Completion, Constraint, Score
+from diagnose.probes.table import PROBES, Probe
 from diagnose.provenance import file_sha
 from diagnose.records import EvalItem, Prompt
 
@@ -79,11 +80,11 @@ class RecordedModel:
                 if not logged.hashed:
                     self._ids[logged.id].add(key)
         self._by_item: dict[str, list[str]] = {}
-        self.lacks = frozenset(PROBES) - {"plain"} | {"self"}
+        self.lacks: frozenset[Probe] = frozenset({*PROBES, Probe.SELF_PAIRS}) - {Probe.PLAIN}
         self._sha = [file_sha(file)[:16] for file in self._files]
 
     @property
-    def render(self) -> dict[str, Any]:
+    def prompt_format(self) -> dict[str, Any]:
         """How the prompts were rendered is not known; the files are."""
         return {"recorded": self._sha}
 
@@ -103,10 +104,10 @@ class RecordedModel:
                 f"model.path={self.path}: no answer to any item; recorded ids {theirs}, the eval set has {ours}"
             )
         if any(len(texts) > 1 for texts in self._by_item.values()):
-            self.lacks -= {"sampled", "self"}
-        if {item.judge["kind"] for item in items if item.judge} == {"rule"}:
+            self.lacks -= {Probe.SAMPLES, Probe.SELF_PAIRS}
+        if {item.judge.kind for item in items if item.judge} == {"rule"}:
             # A rule says of one text alone whether it is liked; a judge's noise shows on samples only.
-            self.lacks -= {"judged"}
+            self.lacks -= {Probe.PREFERENCE_JUDGED}
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
         """Whatever was answered did fit."""
@@ -119,14 +120,14 @@ class RecordedModel:
         n: int = 1,
         first: int = 0,
         temperature: float = 0.0,
-        forms: Sequence[Form] | None = None,
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
         """See Model; what was not recorded is `not_recorded`."""
         out = []
         for key in keys:
             _, probe, item = key.split("|", 2)
             texts = self._by_item.get(item, [])
-            texts = texts[:1] if probe == "plain" else texts[1 + first : 1 + first + n]
+            texts = texts[:1] if probe == Probe.PLAIN else texts[1 + first : 1 + first + n]
             said = [Completion(text, 0, "stop") for text in texts]
             out.append(said + [Completion("", 0, "not_recorded")] * (n - len(said)))
         return out
@@ -237,7 +238,7 @@ def _row(row: dict[str, Any]) -> list[Logged] | None:
     if "resps" in row and "doc" in row:
         return _lm_eval(row)
     if {"probe", "item", "draw", "text", "prompt"} <= row.keys():
-        place = {"plain": 0, "sampled": 1}.get(row["probe"])
+        place = {Probe.PLAIN: 0, Probe.SAMPLES: 1}.get(row["probe"])
         unsaid = place is None or (row.get("reason") and not row["text"])
         return [] if unsaid else [_own(row, place)]
     key = next((k for k in TEXT_KEYS if isinstance(row.get(k), str)), None)

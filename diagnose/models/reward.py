@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from diagnose.config import ModelConfig
-from diagnose.models.base import Completion, Form, Score, lay_out
+from diagnose.models.base import Completion, Constraint, Score, lay_out
 from diagnose.models.weights import best_device, load_tokenizer, load_weights, placed
+from diagnose.probes.table import Probe
 from diagnose.records import EvalItem, Prompt
 
 REWARD = "expected a reward model: a sequence classifier with one label, its weights as .safetensors"
@@ -34,11 +35,11 @@ class RewardModel:
         self.batch_size = batch_size or 32
         self.family: str | None = None
         self.max_new_tokens = 0
-        self.lacks: frozenset[str] = frozenset()
+        self.lacks: frozenset[Probe] = frozenset()
         self.max_length = getattr(network.config, "max_position_embeddings", None) or 4096
 
     @property
-    def render(self) -> dict[str, Any]:
+    def prompt_format(self) -> dict[str, Any]:
         """Not part of any render contract: it reads texts."""
         return {}
 
@@ -56,7 +57,7 @@ class RewardModel:
         n: int = 1,
         first: int = 0,
         temperature: float = 0.0,
-        forms: Sequence[Form] | None = None,
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
         """Never asked: a reward model says nothing."""
         raise NotImplementedError("a reward model generates no text")

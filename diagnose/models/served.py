@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 
 from diagnose.config import ModelConfig
 from diagnose.errors import BadInput, RunFailed
-from diagnose.models.base import LAYOUT, PLAIN_STOP, Completion, Form, Score, lay_out, with_system
-from diagnose.records import EvalItem, Prompt
+from diagnose.models.base import LAYOUT, PLAIN_STOP, Completion, Constraint, Score, lay_out, with_system
+from diagnose.probes.table import Probe
+from diagnose.records import EvalItem, Finish, Prompt
 from diagnose.text import first_line
 
-SCORED = frozenset({"ranked", "margins"})
-DRAWN = frozenset({"sampled", "best"})
-SAMPLE_FORM: Form = {
+SCORED = frozenset({Probe.RANKED, Probe.MARGINS})
+DRAWN = frozenset({Probe.SAMPLES, Probe.BEST_OF_N})
+SAMPLE_CONSTRAINT: Constraint = {
     "schema": {
         "type": "object",
         "properties": {"zq": {"type": "string", "enum": ["zq"]}},
@@ -52,7 +53,7 @@ T = TypeVar("T")
 class _Refused(Exception):
     """The server does not take this request; `reason` is `too_long` or `refused`."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: Finish, message: str) -> None:
         super().__init__(message)
         self.reason = reason
 
@@ -84,13 +85,13 @@ class ServedModel:
         self.max_new_tokens = settings.max_new_tokens or 64
         self.device = f"{settings.base_url}"
         self.family = settings.name
-        self.lacks = SCORED if self.chat else frozenset()
+        self.lacks: frozenset[Probe] = SCORED if self.chat else frozenset()
         self._several = True
         self._limit = "max_tokens"
         self._told = False
 
     @property
-    def render(self) -> dict[str, Any]:
+    def prompt_format(self) -> dict[str, Any]:
         """What can be seen of the render contract; the rest is null."""
         return {
             "tokenizer": None,
@@ -117,8 +118,8 @@ class ServedModel:
         drawn = self._tried(lambda: self._side_by_side(self._hot, list(range(8))))
         if drawn and len(set(drawn)) == 1:
             self.lacks |= DRAWN
-        if not _fits_sample(self._tried(lambda: self._call(HELLO, 1, 0, 0.0, SAMPLE_FORM)[0].text)):
-            self.lacks |= {"constrained"}
+        if not _fits_sample(self._tried(lambda: self._call(HELLO, 1, 0, 0.0, SAMPLE_CONSTRAINT)[0].text)):
+            self.lacks |= {Probe.CONSTRAINED}
         blind = "tokenizer, chat template, BOS and EOS of a served model cannot be seen, so they are not compared"
         missing = f"; not offered, so missing: {', '.join(sorted(self.lacks))}" if self.lacks else ""
         print(f"{self.settings.base_url}: {blind}{missing}", file=sys.stderr)
@@ -145,10 +146,10 @@ class ServedModel:
         n: int = 1,
         first: int = 0,
         temperature: float = 0.0,
-        forms: Sequence[Form] | None = None,
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
         """See Model; a sample's seed is derived from its key and draw, as far as the server honours seeds."""
-        every: Sequence[Form | None] = forms or [None] * len(prompts)
+        every: Sequence[Constraint | None] = constraints or [None] * len(prompts)
         wanted = list(zip(prompts, keys, every, strict=True))
         return self._side_by_side(lambda w: self._ask(w[0], w[1], n, first, temperature, w[2]), wanted)
 
@@ -170,25 +171,27 @@ class ServedModel:
             raise RunFailed(f"{error}\n  {kept}") from None
 
     def _ask(
-        self, prompt: Prompt, key: str, n: int, first: int, temperature: float, form: Form | None
+        self, prompt: Prompt, key: str, n: int, first: int, temperature: float, constraint: Constraint | None
     ) -> list[Completion]:
         """n samples in one call where the server gives n; else one call each."""
         if n > 1 and self._several:
             with suppress(_Refused):
-                done = self._call(prompt, n, _seed(key, first), temperature, form)
+                done = self._call(prompt, n, _seed(key, first), temperature, constraint)
                 if len(done) >= n:
                     return done[:n]
         out: list[Completion] = []
         for draw in range(first, first + n):
             try:
-                out += self._call(prompt, 1, _seed(key, draw), temperature, form)[:1]
+                out += self._call(prompt, 1, _seed(key, draw), temperature, constraint)[:1]
             except _Refused as refused:
                 self._tell(refused)
                 return [Completion("", 0, refused.reason)] * n
         self._several = self._several and n == 1
         return out
 
-    def _call(self, prompt: Prompt, n: int, seed: int, temperature: float, form: Form | None) -> list[Completion]:
+    def _call(
+        self, prompt: Prompt, n: int, seed: int, temperature: float, constraint: Constraint | None
+    ) -> list[Completion]:
         request: dict[str, Any] = {
             "model": self.settings.name,
             "temperature": temperature,
@@ -204,21 +207,21 @@ class ServedModel:
             request["messages"] = [{"role": role, "content": text} for role, text in self._turns(prompt)]
         else:
             request["prompt"] = self._text(prompt)
-        if form is not None:
-            request |= self._forced(form)
+        if constraint is not None:
+            request |= self._forced(constraint)
         create = self.client.chat.completions.create if self.chat else self.client.completions.create
         answer = self._request(create, request)
         try:
-            return [self._read(choice, form) for choice in answer.choices]
+            return [self._read(choice, constraint) for choice in answer.choices]
         except (AttributeError, TypeError):
             raise RunFailed(self._complaint(_unlike(answer))) from None
 
-    def _read(self, choice: Any, form: Form | None) -> Completion:
+    def _read(self, choice: Any, constraint: Constraint | None) -> Completion:
         text = choice.message.content if self.chat else choice.text
         if text is None or choice.finish_reason == "content_filter":
             # A model that thinks first may be cut off before it says anything.
             return Completion("", 0, "cut_off" if choice.finish_reason == "length" else "refused")
-        if form is not None and "choices" in form:
+        if constraint is not None and "choices" in constraint:
             text = _unquoted(text)
         # Half a surrogate pair is valid JSON, but no file can hold it.
         text = text.encode("utf-8", "replace").decode()
@@ -294,8 +297,8 @@ class ServedModel:
         except (RunFailed, _Refused):
             return None
 
-    def _forced(self, form: Form) -> dict[str, Any]:
-        schema = form.get("schema") or {"type": "string", "enum": form["choices"]}
+    def _forced(self, constraint: Constraint) -> dict[str, Any]:
+        schema = constraint.get("schema") or {"type": "string", "enum": constraint["choices"]}
         named = {"name": "answer", "strict": True, "schema": schema}
         if self.chat:
             return {"response_format": {"type": "json_schema", "json_schema": named}}

@@ -120,7 +120,7 @@ def end_ids(settings: ModelConfig, tokenizer: Any, model: Any = None) -> set[int
     return {i for i in [*several, tokenizer.eos_token_id] if i is not None}
 
 
-def render_of(settings: ModelConfig, tokenizer: Any, ends: set[int]) -> dict[str, Any]:
+def prompt_format_of(settings: ModelConfig, tokenizer: Any, ends: set[int]) -> dict[str, Any]:
     """The render contract of a local model."""
     vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
     return {

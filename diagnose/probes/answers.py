@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.grading.grade import grade
-from diagnose.models.base import Completion, Form, Model
+from diagnose.models.base import Completion, Constraint, Model
+from diagnose.probes.table import Probe, Role
 from diagnose.provenance import writing
 from diagnose.records import Answer, EvalItem, Prompt, Reading
 
@@ -25,7 +26,7 @@ Reader = Callable[[Sequence[tuple[EvalItem, str]]], list[Reading]]
 class Ask:
     """One question to the model: generate `n` texts, or score `continuation`."""
 
-    probe: str
+    probe: Probe
     item: str
     prompt: Prompt
     graded: EvalItem | None = None
@@ -34,8 +35,10 @@ class Ask:
     draw: int = 0
     n: int = 1
     temperature: float = 0.0
-    form: Form | None = None
-    """What the answer is forced into."""
+    constraint: Constraint | None = None
+    """What the answer is constrained to."""
+    role: Role = Role.NONE
+    """What the text stands for, where the probe puts several to the model."""
 
     @property
     def name(self) -> int:
@@ -47,6 +50,8 @@ WORTH_A_BATCH = 8
 """So many prompts behind the same exemplars are kept apart from others, so that the exemplars are read once."""
 PREAMBLE = 32
 """Characters that may stand before the answer proper (judgement): a model that rambles has had its chance by then."""
+NOTHING = Prompt(())
+"""What a model was asked that was only shown a text to grade."""
 READ = ("stop", "length", "control")
 """How an answer ends that a grader may read."""
 
@@ -97,14 +102,15 @@ class AnswerLog:
             self.progress(batch[0].probe, done, planned)
         self._finished |= {a.name for a in asks}
 
-    def note(self, probe: str, pairs: Sequence[tuple[EvalItem, str]]) -> None:
+    def note(self, probe: Probe, pairs: Sequence[tuple[EvalItem, str]]) -> None:
         """Have texts graded that no model said: controls, with what they are as `finish`."""
         if all(self._answers[probe].get(item.id) for item, _ in pairs):
             return
         drawn: Counter[str] = Counter()
         answers = []
         for (item, text), reading in zip(pairs, self.read(pairs), strict=True):
-            answers.append(_answered(probe, item.id, drawn[item.id], "", Completion(text, 0, "control"), reading))
+            shown = Ask(probe=probe, item=item.id, prompt=NOTHING)
+            answers.append(_answered(shown, drawn[item.id], Completion(text, 0, "control"), reading))
             drawn[item.id] += 1
         self._append(answers)
 
@@ -121,18 +127,18 @@ class AnswerLog:
         """One answer; KeyError where it was not asked."""
         return self._answers[probe][item][draw]
 
-    def find(self, probe: str, item: str, draw: int = 0) -> Answer | None:
-        """One answer, or None where it was not asked."""
-        return self._answers[probe].get(item, {}).get(draw)
+    def find(self, probe: str, item: str, role: Role = Role.NONE) -> Answer | None:
+        """The first answer to a probe in a role, or None where it was not asked."""
+        return next(iter(self.of_item(probe, item, role)), None)
 
     def of(self, probe: str) -> dict[str, list[Answer]]:
         """item id → its answers to this probe, by draw."""
         return {item: self.of_item(probe, item) for item in self._answers[probe]}
 
-    def of_item(self, probe: str, item: str) -> list[Answer]:
-        """The answers of one item to this probe, by draw."""
+    def of_item(self, probe: str, item: str, role: Role | None = None) -> list[Answer]:
+        """The answers of one item to this probe, by draw; `role`: those in this role only."""
         draws = self._answers[probe].get(item, {})
-        return [draws[d] for d in sorted(draws)]
+        return [draws[d] for d in sorted(draws) if role is None or draws[d].role == role]
 
     def _knows(self, ask: Ask, draw: int) -> bool:
         known = self._answers[ask.probe].get(ask.item, {}).get(draw)
@@ -145,7 +151,7 @@ class AnswerLog:
                 fitting.append(a)
                 continue
             for draw in range(a.draw, a.draw + a.n):
-                yield Answer(probe=a.probe, item=a.item, draw=draw, prompt=a.prompt.sha, text="", reason="too_long")
+                yield _answered(a, draw, Completion("", 0, "stop"), Reading(None, None, "too_long"))
         if not fitting:
             return
         first = fitting[0]
@@ -161,11 +167,12 @@ class AnswerLog:
                     logprob=s.logprob,
                     tokens=s.tokens,
                     finish="scored",
+                    role=a.role,
                 )
             return
-        keys = [f"{self.seed}|{a.probe}|{a.item}" for a in fitting]
-        forms = [a.form for a in fitting if a.form is not None] or None
-        several = model.generate([a.prompt for a in fitting], keys, first.n, first.draw, first.temperature, forms)
+        keys = [f"{self.seed}|{a.probe.stream}|{a.item}" for a in fitting]
+        constraints = [a.constraint for a in fitting if a.constraint is not None] or None
+        several = model.generate([a.prompt for a in fitting], keys, first.n, first.draw, first.temperature, constraints)
         said = [
             (a, a.draw + k, c)
             for a, completions in zip(fitting, several, strict=True)
@@ -180,7 +187,7 @@ class AnswerLog:
                 reading = next(readings) if a.graded else None
             if reading and a.graded and reading.lenient is False and c.finish == "length" and cramped(a.graded, c.text):
                 reading = Reading(False, None, "truncated")
-            yield _answered(a.probe, a.item, draw, a.prompt.sha, c, reading)
+            yield _answered(a, draw, c, reading)
 
     def _append(self, batch: list[Answer]) -> None:
         lines = [json.dumps({"of": len(batch)} | asdict(answer), ensure_ascii=False) for answer in batch]
@@ -218,12 +225,13 @@ def cramped(item: EvalItem, text: str) -> bool:
     return len(text) < max([PREAMBLE, *map(len, item.targets)])
 
 
-def _answered(probe: str, item: str, draw: int, prompt: str, said: Completion, reading: Reading | None) -> Answer:
+def _answered(ask: Ask, draw: int, said: Completion, reading: Reading | None) -> Answer:
     return Answer(
-        probe=probe,
-        item=item,
+        probe=ask.probe,
+        item=ask.item,
         draw=draw,
-        prompt=prompt,
+        prompt=ask.prompt.sha,
+        role=ask.role,
         text=said.text,
         strict=reading.strict if reading else None,
         lenient=reading.lenient if reading else None,
@@ -254,7 +262,7 @@ def _batches(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:
     def kind(ask: Ask) -> tuple[Any, ...]:
         head = _head(ask.prompt)
         draw = ask.draw if ask.temperature > 0 else 0
-        return ask.n, draw, ask.temperature, ask.form is not None, head if heads[head] >= WORTH_A_BATCH else ""
+        return ask.n, draw, ask.temperature, ask.constraint is not None, head if heads[head] >= WORTH_A_BATCH else ""
 
     def length(ask: Ask) -> int:
         return sum(len(text) for _, text in ask.prompt.turns)

@@ -1,4 +1,4 @@
-"""Which contexts can be oracles, and another item's context of similar length as their control."""
+"""Which contexts can be oracle contexts, and another item's context of similar length as their control."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections import Counter
 from diagnose.grading.content import content
 from diagnose.grading.grade import UNSPACED, holds, normal
 from diagnose.probes.answers import Ask
-from diagnose.probes.prompts import given
+from diagnose.probes.prompts import oracle_context
+from diagnose.probes.table import Probe
 from diagnose.records import EvalItem
 from diagnose.text import hash_order
 
 NEAR = 32
-"""Contexts of similar length that are looked at for a placebo."""
+"""Contexts of similar length that are considered as a control (hand-set)."""
 
 
 class Contexts:
-    """Every slice's contexts by length, to find a placebo of similar length quickly."""
+    """Every slice's contexts by length, to find a control of similar length quickly."""
 
     def __init__(self, items: list[EvalItem]) -> None:
         self._by_slices: dict[tuple[str, ...], list[tuple[int, str, str]]] = {}
@@ -28,16 +29,16 @@ class Contexts:
         for rows in self._by_slices.values():
             rows.sort()
 
-    def other(self, item: EvalItem) -> Ask | None:
-        """Placebo: another item's context of similar length that does not hold the answer."""
+    def other(self, item: EvalItem) -> list[Ask]:
+        """Control: another item's context of similar length that does not hold the answer."""
         rows = self._by_slices.get(item.slices, [])
         gold = [content(item, t).casefold() for t in item.targets]
         at = bisect_left(rows, (len(item.context or ""),))
         near = sorted(rows[max(0, at - NEAR) : at + NEAR], key=lambda r: (abs(r[0] - len(item.context or "")), r[1]))
         for _, _, context in near:
             if context != item.context and not any(g in context.casefold() for g in gold):
-                return given(item, context, "given_other")
-        return None
+                return [oracle_context(item, context, Probe.OTHER_CONTEXT)]
+        return []
 
 
 def oracles(items: list[EvalItem]) -> dict[str, str]:

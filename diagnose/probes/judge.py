@@ -17,7 +17,8 @@ from diagnose.grading.grade import grade, prefers
 from diagnose.models import load_model
 from diagnose.models.base import Model
 from diagnose.probes.answers import READ, AnswerLog, Ask
-from diagnose.records import EvalItem, Prompt, Reading
+from diagnose.probes.table import Probe, Role
+from diagnose.records import Answer, EvalItem, Grader, Judge, Prompt, Reading
 
 GRADES = {"A": (True, True), "B": (False, True), "C": (False, False)}
 """What the letters of `graded` mean: strict, lenient."""
@@ -36,21 +37,21 @@ class Judges:
         self.settings = settings
         self._loaded: dict[str, Model] = {}
 
-    def of(self, spec: dict[str, Any]) -> Model:
+    def of(self, spec: Judge | Grader) -> Model:
         """The model of one judge or judging grader.
 
         Raises:
             BadInput: none is configured.
         """
-        rewards = spec["kind"] == "reward_model"
-        key = json.dumps([rewards, spec["path"] if rewards else spec.get("model")])
+        path = spec.path if isinstance(spec, Judge) and spec.kind == "reward_model" else None
+        key = json.dumps([path, spec.model])
         if key not in self._loaded:
-            if rewards:
+            if path:
                 from diagnose.models.reward import RewardModel
 
-                self._loaded[key] = RewardModel(spec["path"], self.settings.device, self.settings.batch_size)
+                self._loaded[key] = RewardModel(path, self.settings.device, self.settings.batch_size)
             else:
-                self._loaded[key] = _judge(self._settings(spec.get("model")))
+                self._loaded[key] = _judge(self._settings(spec.model))
         return self._loaded[key]
 
     def check(self, items: Sequence[EvalItem]) -> None:
@@ -61,8 +62,8 @@ class Judges:
         """
         from diagnose.models.served import ServedModel
 
-        specs = [i.grader for i in items if i.grader["kind"] == "judge"]
-        specs += [i.judge for i in items if i.judge and i.judge["kind"] != "rule"]
+        specs: list[Judge | Grader] = [i.grader for i in items if i.grader.kind == "judge"]
+        specs += [i.judge for i in items if i.judge and i.judge.kind != "rule"]
         for model in {id(model): model for model in map(self.of, specs)}.values():
             if isinstance(model, ServedModel):
                 model.reach()
@@ -98,7 +99,7 @@ class Judges:
 def graded(item: EvalItem, text: str) -> Prompt:
     """The question that makes a model a grader."""
     gold = f"\n\nReference answer:\n{item.wanted}" if item.wanted else ""
-    rubric = f"\n\nWhat counts:\n{item.grader['rubric']}" if item.grader.get("rubric") else ""
+    rubric = f"\n\nWhat counts:\n{item.grader.rubric}" if item.grader.rubric else ""
     return _asked(
         f"Grade one answer.\n\nTask:\n{_task(item)}{gold}{rubric}\n\nAnswer to grade:\n{text}\n\n"
         "A: right, and in the form that the task wants\nB: the right content in another form\n"
@@ -137,17 +138,20 @@ def _asked(text: str) -> Prompt:
 
 
 JUDGED_BEST = 4
-"""Of the sixteen, so many are shown to a judge model: it sees each twice."""
+"""Of the sixteen, so many are shown to a judge model, which sees each twice (hand-set)."""
+WON = {"AB": 1, "BA": -1}
+"""Letters in both orders → which text won."""
+Pair = tuple[str | None, str | None]
 
 
 def by_judge(items: list[EvalItem], judges: Judges) -> Iterator[tuple[list[EvalItem], Model]]:
     """Items together with the model that judges them; a rule needs no model."""
-    groups: dict[str, list[EvalItem]] = {}
+    groups: dict[Judge, list[EvalItem]] = {}
     for item in items:
-        if item.judge and item.judge["kind"] != "rule":
-            groups.setdefault(json.dumps(item.judge, sort_keys=True), []).append(item)
-    for members in groups.values():
-        yield members, judges.of(members[0].judge or {})
+        if item.judge and item.judge.kind != "rule":
+            groups.setdefault(item.judge, []).append(item)
+    for judge, members in groups.items():
+        yield members, judges.of(judge)
 
 
 def judgements(item: EvalItem, log: AnswerLog) -> list[Ask]:
@@ -156,80 +160,90 @@ def judgements(item: EvalItem, log: AnswerLog) -> list[Ask]:
     Own answer against `chosen`; chosen against rejected; two samples against each other; some of sixteen samples
     against `chosen`. A judge model sees each pair in both orders, a reward model each text once.
     """
-    own = own_answer(item, log)
+    own = own_answer(item, log.get(Probe.PLAIN, item.id))
     if item.judge is None or own is None:
         return []
-    self_texts = [a.text for a in log.of_item("self", item.id) if a.strict is not False]
-    best = [a.text for a in log.of_item("best", item.id) if a.strict is not False]
-    if item.judge["kind"] == "reward_model":
-        texts: dict[str, list[str | None]] = {"reward": [item.chosen, own, item.rejected]}
-        texts |= {"reward_self": [*self_texts], "reward_best": [*best]}
-        scored = [(probe, draw, text) for probe, several in texts.items() for draw, text in enumerate(several) if text]
+    samples = [a.text for a in log.of_item(Probe.SELF_PAIRS, item.id) if a.strict is not False]
+    best = [a.text for a in log.of_item(Probe.BEST_OF_N, item.id) if a.strict is not False]
+    if item.judge.kind == "reward_model":
+        roles = [(Role.CHOSEN, item.chosen), (Role.OWN, own), (Role.REJECTED, item.rejected)]
         return [
-            Ask(probe=probe, item=item.id, prompt=Prompt(item.turns), continuation=text, draw=draw)
-            for probe, draw, text in scored
+            *_scored(item, Probe.REWARD, roles),
+            *_scored(item, Probe.REWARD_SELF_PAIRS, [(Role.OWN, text) for text in samples]),
+            *_scored(item, Probe.REWARD_BEST_OF_N, [(Role.OWN, text) for text in best]),
         ]
-    pairs: dict[str, list[tuple[str | None, str | None]]] = {
-        "judged": [(own, item.chosen)],
-        "judged_control": [(item.chosen, item.rejected)],
-        "judged_self": list(zip(self_texts[::2], self_texts[1::2], strict=False)),
-        "judged_best": [(text, item.chosen) for text in dict.fromkeys(best[:JUDGED_BEST])],
-    }
     return [
-        Ask(probe=probe, item=item.id, prompt=compared(item, *order), draw=2 * k + turned)
-        for probe, several in pairs.items()
-        for k, (a, b) in enumerate(several)
-        if a and b
-        for turned, order in enumerate(((a, b), (b, a)))
+        *_paired(item, Probe.PREFERENCE_JUDGED, [(own, item.chosen)]),
+        *_paired(item, Probe.JUDGE_CONTROL, [(item.chosen, item.rejected)]),
+        *_paired(item, Probe.JUDGED_SELF_PAIRS, list(zip(samples[::2], samples[1::2], strict=False))),
+        *_paired(item, Probe.JUDGED_BEST_OF_N, [(text, item.chosen) for text in dict.fromkeys(best[:JUDGED_BEST])]),
     ]
 
 
-def own_answer(item: EvalItem, log: AnswerLog) -> str | None:
-    """The plain answer that takes part in a duel: a strict pass, or any where nothing grades content."""
-    answer = log.get("plain", item.id)
-    return answer.text if answer.strict or (not item.graded and answer.text) else None
+def _scored(item: EvalItem, probe: Probe, texts: Sequence[tuple[Role, str | None]]) -> Iterator[Ask]:
+    for draw, (role, text) in enumerate(texts):
+        if text:
+            yield Ask(probe=probe, item=item.id, prompt=Prompt(item.turns), continuation=text, draw=draw, role=role)
+
+
+def _paired(item: EvalItem, probe: Probe, pairs: Sequence[Pair]) -> Iterator[Ask]:
+    """Both orders of each pair: judges favour a place (arXiv 2306.05685)."""
+    for k, (a, b) in enumerate(pairs):
+        if a and b:
+            orders = ((Role.AS_PAIRED, compared(item, a, b)), (Role.SWAPPED, compared(item, b, a)))
+            for turned, (role, prompt) in enumerate(orders):
+                yield Ask(probe=probe, item=item.id, prompt=prompt, draw=2 * k + turned, role=role)
+
+
+def own_answer(item: EvalItem, plain: Answer) -> str | None:
+    """The plain answer that is compared with others: a strict pass, or any where nothing grades content."""
+    return plain.text if plain.strict or (not item.graded and plain.text) else None
 
 
 def lost_to_reference(item: EvalItem, log: AnswerLog) -> bool | None:
-    """Does the item's own answer lose to `chosen` (or to what the rule accepts)? None where nobody judged.
+    """Does the item's own answer lose to `chosen` (or fail the rule)? None where nobody judged.
 
-    Against a judge model it loses if `chosen` wins in both orders: a verdict that turns with the places is a tie.
+    Against a judge model it loses if `chosen` wins in both orders: a verdict that changes with the order is a tie.
     """
-    own = own_answer(item, log)
+    own = own_answer(item, log.get(Probe.PLAIN, item.id))
     if item.judge is None or own is None:
         return None
-    match item.judge["kind"]:
+    match item.judge.kind:
         case "rule":
             return not prefers(item, own)
         case "reward_model":
-            chosen, mine = log.find("reward", item.id, 0), log.find("reward", item.id, 1)
-            if not chosen or not mine or chosen.logprob is None or mine.logprob is None:
-                return None
-            return chosen.logprob > mine.logprob
-    won = duel(item.id, log, "judged", 0)
-    return None if won is None else won == -1
+            return beaten(item.id, log, Role.OWN)
+    wins = duels(item.id, log, Probe.PREFERENCE_JUDGED)
+    return wins[0] == -1 if wins else None
 
 
-def duel(item: str, log: AnswerLog, probe: str, k: int) -> int | None:
-    """1 if the first text of pair k won in both orders, -1 if the second did, 0 for a tie; None if not readable."""
-    answers = [log.find(probe, item, 2 * k), log.find(probe, item, 2 * k + 1)]
-    letters = [pick(a.text) if a else None for a in answers]
-    if None in letters:
-        return None
-    return {("A", "B"): 1, ("B", "A"): -1}.get((str(letters[0]), str(letters[1])), 0)
+def beaten(item: str, log: AnswerLog, role: Role) -> bool | None:
+    """Does the reward model score `chosen` above the text in this role? None where one of them was not read."""
+    scores = [log.find(Probe.REWARD, item, r) for r in (Role.CHOSEN, role)]
+    chosen, other = (a.logprob if a else None for a in scores)
+    return None if chosen is None or other is None else chosen > other
 
 
-def self_duels(item: EvalItem, log: AnswerLog) -> list[float]:
+def duels(item: str, log: AnswerLog, probe: Probe) -> list[int]:
+    """Per pair that a judge model saw: 1 if the first text won in both orders, -1 if the second did, 0 for a tie.
+
+    Pairs of which an answer names no winner are left out.
+    """
+    orders = (log.of_item(probe, item, role) for role in (Role.AS_PAIRED, Role.SWAPPED))
+    letters = [(pick(a.text), pick(b.text)) for a, b in zip(*orders, strict=False)]
+    return [WON.get(f"{a}{b}", 0) for a, b in letters if a and b]
+
+
+def self_losses(item: EvalItem, log: AnswerLog) -> list[float]:
     """Two samples of the model against each other, taken both ways round: how often the first loses to the second."""
     if item.judge is None:
         return []
-    if item.judge["kind"] == "model":
-        found = [duel(item.id, log, "judged_self", k) for k in range(len(log.of_item("judged_self", item.id)) // 2)]
-        return [0.5 * abs(won) for won in found if won is not None]
-    if item.judge["kind"] == "reward_model":
-        values: list[Any] = [a.logprob for a in log.of_item("reward_self", item.id) if a.logprob is not None]
+    if item.judge.kind == "model":
+        return [0.5 * abs(won) for won in duels(item.id, log, Probe.JUDGED_SELF_PAIRS)]
+    if item.judge.kind == "reward_model":
+        scores = log.of_item(Probe.REWARD_SELF_PAIRS, item.id)
+        values: list[Any] = [a.logprob for a in scores if a.logprob is not None]
     else:
-        values = [
-            prefers(item, a.text) for a in log.of_item("self", item.id) if a.finish in READ and a.strict is not False
-        ]
+        samples = log.of_item(Probe.SELF_PAIRS, item.id)
+        values = [prefers(item, a.text) for a in samples if a.finish in READ and a.strict is not False]
     return [0.5 * (a != b) for a, b in zip(values[::2], values[1::2], strict=False)]

@@ -1,4 +1,4 @@
-"""One function per probe: which question it puts to the model."""
+"""What each probe puts to the model: one function per probe, from an item to its questions."""
 
 from __future__ import annotations
 
@@ -8,41 +8,42 @@ from dataclasses import replace
 
 from diagnose.config import ProbesConfig
 from diagnose.grading.content import content
-from diagnose.grading.grade import form_of
+from diagnose.grading.grade import constraint_of
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.answers import AnswerLog, Ask
-from diagnose.records import EvalItem, Prompt
+from diagnose.probes.table import Probe, Role
+from diagnose.records import EvalItem, Prompt, Turns
 
 MAX_OPTIONS = 7
-Turns = tuple[tuple[str, str], ...]
+"""Distractors that are ranked against the reference (hand-set: each costs a forward pass)."""
 NEUTRAL = "Answer:"
-"""Stands in for the question when an answer's prior is measured."""
-
-
-# ---------------------------------------------------------------- one function per rung
+"""Takes the place of the question when an option's prior is measured."""
 
 
 def plain(item: EvalItem) -> Ask:
     """The prompt as production sends it, greedy."""
-    return Ask(probe="plain", item=item.id, prompt=Prompt(item.turns), graded=item)
+    return Ask(probe=Probe.PLAIN, item=item.id, prompt=Prompt(item.turns), graded=item)
 
 
-def shaped(
+def few_shot(
     items: list[EvalItem], evalset: EvalSet, settings: ProbesConfig, seed: int, own: dict[str, str] | None = None
 ) -> list[Ask]:
-    """The prompt after exemplars in the target form; with `own` (the placebo) in the form the base gave them itself."""
+    """The prompt after few-shot examples in the target format; with `own` (the control) in the base's own format.
+
+    Args:
+        own: id of a few-shot example → what the base itself answers to it.
+    """
     asks = []
     for item in items:
         kept = evalset.exemplars.get(item.slices[0], [])
-        for draw in range(settings.shaped_draws if kept else 0):
+        for draw in range(settings.few_shot_draws if kept else 0):
             shots = random.Random(f"{seed}|{item.slices[0]}|{draw}").sample(kept, min(settings.shots, len(kept)))
-            asked = [(e, own[e.id] if own else e.wanted or "") for e in shots]
-            turns = [turn for e, said in asked for turn in (*_without_system(e.turns), ("assistant", said))]
+            answered = [(e, own[e.id] if own else e.wanted or "") for e in shots]
+            turns = [turn for e, answer in answered for turn in (*_without_system(e.turns), ("assistant", answer))]
             system = item.turns[: len(item.turns) - len(_without_system(item.turns))]
-            probe = "shaped_own" if own is not None else "shaped"
             asks.append(
                 Ask(
-                    probe=probe,
+                    probe=Probe.FEW_SHOT_CONTROL if own is not None else Probe.FEW_SHOT,
                     item=item.id,
                     prompt=Prompt((*system, *turns, *item.turns[len(system) :])),
                     graded=item,
@@ -53,20 +54,19 @@ def shaped(
 
 
 def _without_system(turns: Turns) -> Turns:
-    """A conversation has one system turn, its first: exemplars must not bring another."""
+    """A conversation has one system turn, its first: the examples must not bring another."""
     return turns[1:] if turns[0][0] == "system" else turns
 
 
-def sampled(item: EvalItem, settings: ProbesConfig, more: bool = False) -> Ask:
-    """n samples; `more` goes on where the first n never had the content."""
-    n, draw = (settings.more_samples, settings.samples) if more else (settings.samples, 0)
-    ask = Ask(probe="sampled", item=item.id, prompt=Prompt(item.turns), graded=item)
-    return replace(ask, n=n, draw=draw, temperature=settings.temperature)
+def constrained(item: EvalItem) -> list[Ask]:
+    """The prompt, with the answer constrained to the item's schema or choices."""
+    constraint = constraint_of(item)
+    return [replace(plain(item), probe=Probe.CONSTRAINED, constraint=constraint)] if constraint else []
 
 
 def ranked_question(item: EvalItem) -> list[Ask]:
-    """Gold and same-type distractors as answers to the question."""
-    return _options(item, "ranked_question", Prompt(item.turns), "")
+    """The reference and same-type distractors as answers to the question."""
+    return _options(item, Probe.RANKED_QUESTION, Prompt(item.turns), "")
 
 
 def ranked_statement(item: EvalItem) -> list[Ask]:
@@ -74,64 +74,81 @@ def ranked_statement(item: EvalItem) -> list[Ask]:
     if not item.statement:
         return []
     space = "" if item.statement.endswith((" ", "\n")) else " "
-    return _options(item, "ranked_statement", Prompt((("user", item.statement),), raw=True), space)
+    return _options(item, Probe.RANKED_STATEMENT, Prompt((("user", item.statement),), raw=True), space)
 
 
-def priors(items: list[EvalItem], options: Callable[[EvalItem], list[Ask]], form: str) -> list[Ask]:
-    """How likely each option is without the question or statement; asked once per option."""
-    neutral = Prompt((("user", NEUTRAL),), raw=form == "statement")
+def priors(items: list[EvalItem], options: Callable[[EvalItem], list[Ask]], probe: Probe) -> list[Ask]:
+    """How likely each option is without the question or the statement; asked once per option."""
+    neutral = Prompt((("user", NEUTRAL),), raw=probe is Probe.PRIOR_STATEMENT)
     texts = sorted({ask.continuation or "" for item in items for ask in options(item)})
-    return [Ask(probe=f"prior_{form}", item=text, prompt=neutral, continuation=text) for text in texts]
+    return [Ask(probe=probe, item=text, prompt=neutral, continuation=text) for text in texts]
 
 
-def given(item: EvalItem, context: str, probe: str = "given", graded: EvalItem | None = None) -> Ask:
+def _options(item: EvalItem, probe: Probe, prompt: Prompt, space: str) -> list[Ask]:
+    if not item.targets or not item.options:
+        return []
+    texts = dict.fromkeys(content(item, text) for text in (item.targets[0], *item.options[:MAX_OPTIONS]))
+    return [
+        Ask(
+            probe=probe,
+            item=item.id,
+            prompt=prompt,
+            continuation=space + text,
+            draw=draw,
+            role=Role.DISTRACTOR if draw else Role.REFERENCE,
+        )
+        for draw, text in enumerate(texts)
+    ]
+
+
+def samples(item: EvalItem, settings: ProbesConfig, more: bool = False) -> Ask:
+    """n samples; `more` continues where the first n never had the content."""
+    n, draw = (settings.more_samples, settings.samples) if more else (settings.samples, 0)
+    return replace(plain(item), probe=Probe.SAMPLES, n=n, draw=draw, temperature=settings.temperature)
+
+
+def drawn(item: EvalItem, probe: Probe, n: int, settings: ProbesConfig) -> Ask:
+    """n samples of an item that the model gets right, to be judged."""
+    return replace(plain(item), probe=probe, n=n, temperature=settings.temperature)
+
+
+def oracle_context(
+    item: EvalItem, context: str, probe: Probe = Probe.ORACLE_CONTEXT, graded: EvalItem | None = None
+) -> Ask:
     """The prompt behind a context."""
     role, text = item.turns[-1]
     prompt = Prompt((*item.turns[:-1], (role, f"{context}\n\n{text}")))
     return Ask(probe=probe, item=item.id, prompt=prompt, graded=graded or item)
 
 
-def given_swapped(item: EvalItem) -> Ask | None:
-    """Placebo: the context with the answer swapped; reading it means to give the swapped answer."""
+def swapped_context(item: EvalItem) -> list[Ask]:
+    """Control: the context with the answer swapped; reading it means giving the swapped answer."""
     old = [text for t in item.targets if (text := content(item, t)) in (item.context or "")]
     if not old or not item.options:
-        return None
+        return []
     option = item.options[0]
     swapped = (item.context or "").replace(old[0], content(item, option))
     rival = replace(item, targets=(option,), distractors=item.targets, chosen=None)
-    return given(item, swapped, "given_swapped", rival)
-
-
-def margins(item: EvalItem, log: AnswerLog) -> list[Ask]:
-    """Log-probability of chosen and rejected, and of the model's own samples to compare chosen with."""
-    if not (item.chosen and item.rejected):
-        return []
-    texts = [item.chosen, item.rejected, *(a.text for a in log.of("self").get(item.id, []) if a.text)]
-    prompt = Prompt(item.turns)
-    return [Ask(probe="margins", item=item.id, prompt=prompt, continuation=t, draw=d) for d, t in enumerate(texts)]
-
-
-def constrained(item: EvalItem) -> Ask | None:
-    """The prompt, with the answer forced into the item's schema or choices."""
-    form = form_of(item)
-    return replace(plain(item), probe="constrained", form=form) if form else None
-
-
-def drawn(item: EvalItem, probe: str, n: int, settings: ProbesConfig) -> Ask:
-    """n samples of an item that the model gets right."""
-    return replace(plain(item), probe=probe, n=n, temperature=settings.temperature)
+    return [oracle_context(item, swapped, Probe.SWAPPED_CONTEXT, rival)]
 
 
 def paraphrased(item: EvalItem) -> list[Ask]:
     """The same question in other words."""
     role = item.turns[-1][0]
     prompts = [Prompt((*item.turns[:-1], (role, text))) for text in item.paraphrases]
-    return [Ask(probe="paraphrased", item=item.id, prompt=p, graded=item, draw=d) for d, p in enumerate(prompts)]
+    return [
+        Ask(probe=Probe.PARAPHRASED, item=item.id, prompt=prompt, graded=item, draw=draw)
+        for draw, prompt in enumerate(prompts)
+    ]
 
 
-def _options(item: EvalItem, probe: str, prompt: Prompt, space: str) -> list[Ask]:
-    if not item.targets or len(item.options) < 1:
+def margins(item: EvalItem, log: AnswerLog) -> list[Ask]:
+    """Log-probability of chosen and rejected, and of the model's own samples to compare chosen with."""
+    if not (item.chosen and item.rejected):
         return []
-    texts = [content(item, t) for t in (item.targets[0], *item.options[:MAX_OPTIONS])]
-    texts = list(dict.fromkeys(texts))
-    return [Ask(probe=probe, item=item.id, prompt=prompt, continuation=space + t, draw=d) for d, t in enumerate(texts)]
+    own = [(Role.OWN, a.text) for a in log.of_item(Probe.SELF_PAIRS, item.id) if a.text]
+    texts = [(Role.CHOSEN, item.chosen), (Role.REJECTED, item.rejected), *own]
+    return [
+        Ask(probe=Probe.MARGINS, item=item.id, prompt=Prompt(item.turns), continuation=text, draw=draw, role=role)
+        for draw, (role, text) in enumerate(texts)
+    ]

@@ -113,14 +113,14 @@ def _notes(slices: list[SliceVerdict]) -> list[str]:
         if names:
             notes.append(f"{'all slices' if len(names) == len(slices) > 1 else some(names)}: {reason}")
     for v in slices:
-        if v.doubted:
+        if v.suspect:
             notes.append(
-                f"{cut(v.slice, NAME)}: {len(v.doubted)} gold answers are doubted ({some(list(v.doubted))}): their own "
+                f"{cut(v.slice, NAME)}: {len(v.suspect)} gold answers are doubted ({some(list(v.suspect))}): their own "
                 "context or all of the model's samples say otherwise; look at them first"
             )
-    unscored = sum((Counter(v.unscored) for v in slices), Counter[str]())
+    unscored = sum((Counter(v.unread) for v in slices), Counter[str]())
     if unscored:
-        names = [cut(v.slice, NAME) for v in slices if v.unscored]
+        names = [cut(v.slice, NAME) for v in slices if v.unread]
         notes.append(f"{some(names)}: unscored: " + ", ".join(f"{n} {why}" for why, n in unscored.most_common()))
     return notes
 

@@ -16,6 +16,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
+from diagnose.advice.wording import MEANINGS
+from diagnose.probes.table import TABLE, Probe
 from diagnose.records import CLASSES, Diagnosis, Interval, Rate, Recommendation, SliceVerdict
 from diagnose.report.words import (
     MISSING,
@@ -42,45 +44,31 @@ LABELS = dict(
     )
 )
 LETTERS = dict(zip(CLASSES, "NFLASP", strict=True))
-"""Told apart without colour."""
-MEANINGS = {
-    "none": "right and well formed",
-    "format": "the content is there, the form is wrong",
-    "knowledge_latent": "stored, but not said when asked",
-    "knowledge_absent": "not stored; read from a context",
-    "knowledge_skill": "wrong even with the facts at hand",
-    "preference": "right, but not what users prefer",
-}
-STEPS = {
+"""Distinguishable without colour."""
+STEPS: dict[str, str] = {
     "strict": "right as asked",
-    "lenient": "right content, wrong form",
-    "shaped": "right after exemplars",
-    "sampled": "right in some sample",
-    "given": "right with the context",
+    "lenient": "right content, wrong format",
+    **{entry.probe: entry.step[0] for entry in TABLE if entry.step},
     "rest": "never right",
 }
-PROBES = {
+COLUMNS: dict[str, str] = {
     "prompt": "what it is asked",
-    "wanted": "what it should say",
-    "plain": "greedy, as in production",
-    "shaped": "after exemplars",
-    "constrained": "with the form forced",
-    "sampled": "its first sample",
-    "given": "with the oracle context",
-    "self": "its first sample",
+    "wanted": "what it should answer",
+    **{entry.probe: entry.label for entry in TABLE},
+    Probe.SELF_PAIRS: "its first sample",
 }
 READ = {"strict": "✓ right", "lenient": "◐ right content", "wrong": "✗ wrong"}
 FLOORS = {
     "guess": "a guess hits any one given option in {} of cases",
-    "shaped": "exemplars in the model's own form give the wanted form in {}",
-    "shaped_content": "exemplars in the model's own form bring lost content back in {}",
-    "given": "another item's context of similar length brings lost content back in {}",
-    "follows_swap": "a context whose answer was swapped is followed in {}: so much is read, not recalled",
-    "self": "of two own samples, one loses to the other in {}",
+    "few_shot": "few-shot examples in the model's own format bring the wanted format in {}",
+    "few_shot_content": "few-shot examples in the model's own format recover missing content in {}",
+    "oracle_context": "another item's context of similar length recovers missing content in {}",
+    "follows_swap": "a context with its answer swapped is followed in {}: so often it is read, not recalled",
+    "self_pairs": "of two own samples, one loses to the other in {}",
 }
 METHODS = {
     "none": "nothing to do",
-    "prompt": "exemplars in the prompt",
+    "prompt": "few-shot examples in the prompt",
     "constrained": "constrained decoding",
     "retrieval": "retrieval",
     "collect_data": "collect data",
@@ -148,13 +136,13 @@ def _view(d: Diagnosis) -> dict[str, Any]:
         "advice": [_advice_view(r, by_name[r.slices[0]]) for r in d.recommendations],
         "reserved": sum(len(kept) for kept in d.evalset.get("reserved", {}).values()),
         "missing": _missing(ordered),
-        "unscored": sum((Counter(v.unscored) for v in ordered), Counter[str]()).most_common(),
+        "unread": sum((Counter(v.unread) for v in ordered), Counter[str]()).most_common(),
         "open": len(ordered) <= OPEN,
         "labels": LABELS,
         "letters": LETTERS,
         "meanings": MEANINGS,
         "steps": STEPS,
-        "probes": PROBES,
+        "probes": COLUMNS,
         "reads": READ,
         "methods": METHODS,
     }
@@ -248,16 +236,21 @@ def _facts(v: SliceVerdict) -> list[tuple[str, str]]:
     if v.lenient_corrected:
         facts.append(("lenient, without the grader's measured errors", interval(v.lenient_corrected)))
     if v.preferred:
-        facts.append(("not worse liked than the reference", _counted(v.preferred)))
+        facts.append(("at least as preferred as the reference", _counted(v.preferred)))
     if v.robust:
-        facts.append(("paraphrases read as their plain prompt was", _counted(v.robust)))
+        facts.append(("paraphrases graded like the original", _counted(v.robust)))
     if v.p_classes:
         ranked = sorted(v.p_classes.items(), key=lambda pair: -pair[1])
         facts.append(("P of each verdict", ", ".join(f"{name} {chance(p)}" for name, p in ranked if p >= 0.005)))
-    if v.doubted:
-        facts.append(("gold doubted", f"{len(v.doubted)} items, not in the mixture: {', '.join(v.doubted[:8])}"))
-    if v.unscored:
-        facts.append(("not scored", ", ".join(f"{n} {why}" for why, n in v.unscored.items())))
+    if v.suspect:
+        facts.append(
+            (
+                "suspect reference answers",
+                f"{len(v.suspect)} items, left out of the mixture: {', '.join(v.suspect[:8])}",
+            )
+        )
+    if v.unread:
+        facts.append(("not read", ", ".join(f"{n} {why}" for why, n in v.unread.items())))
     return facts
 
 
@@ -274,9 +267,9 @@ def _by_item(evidence: list[dict[str, str]]) -> dict[str, dict[str, dict[str, st
 
 
 def _columns(evidence: list[dict[str, str]]) -> list[str]:
-    """The probes that were asked of any of them, in the order of the ladder."""
+    """The probes that were asked of any of them, in the order of the table."""
     asked = {row["probe"] for row in evidence}
-    return [p for p in PROBES if p in asked] + sorted(asked - set(PROBES))
+    return [p for p in COLUMNS if p in asked] + sorted(asked - set(COLUMNS))
 
 
 def _clamped(row: dict[str, str]) -> dict[str, str]:

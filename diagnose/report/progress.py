@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from diagnose.probes.table import BY_NAME, TABLE, Probe
 from diagnose.records import Answer, EvalItem, SliceVerdict
 from diagnose.report.words import chance, cut, safe, short, verdict_text
 
@@ -24,30 +25,30 @@ NAME = 32
 # ---------------------------------------------------------------- while it runs
 
 
-class Standing:
+class Tally:
     """What is known of a slice so far."""
 
     def __init__(self, items: int) -> None:
         self.items, self.asked, self.right, self.content = items, 0, 0, 0
-        self.lost: set[str] = set()
-        self.back: dict[str, set[str]] = {"shaped": set(), "constrained": set(), "sampled": set(), "given": set()}
+        self.failed: set[str] = set()
+        self.recovered: dict[str, set[str]] = {e.probe: set() for e in TABLE if e.recovers}
 
     def saw(self, answer: Answer) -> None:
         """Count one answer."""
-        if answer.probe == "plain":
+        if answer.probe == Probe.PLAIN:
             self.asked += 1
             self.right += bool(answer.strict)
             self.content += bool(answer.lenient)
             if answer.strict is False:
-                self.lost.add(answer.item)
-        elif answer.probe in self.back and answer.item in self.lost:
-            form = answer.probe in ("shaped", "constrained")
-            if answer.strict if form else answer.lenient:
-                self.back[answer.probe].add(answer.item)
+                self.failed.add(answer.item)
+        elif answer.item in self.failed and answer.probe in self.recovered:
+            recovers = BY_NAME[Probe(answer.probe)].recovers
+            if recovers and getattr(answer, recovers):
+                self.recovered[answer.probe].add(answer.item)
 
-    def recovered(self) -> str:
-        """`shaped 12 · given 3`: of the failures, how many items came back and by what."""
-        return " · ".join(f"{probe} {len(items)}" for probe, items in self.back.items() if items)
+    def recoveries(self) -> str:
+        """`few_shot 12 · oracle_context 3`: how many of the failures were recovered, and by what."""
+        return " · ".join(f"{probe} {len(items)}" for probe, items in self.recovered.items() if items)
 
 
 class Bars:
@@ -58,7 +59,7 @@ class Bars:
         self.title = f"{title} " if title else ""
         self.slices = {i.id: i.slices for i in items}
         sizes = Counter(name for i in items for name in i.slices)
-        self.standing = {name: Standing(size) for name, size in sizes.items()}
+        self.tallies = {name: Tally(size) for name, size in sizes.items()}
         console = Console(stderr=True)
         columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.progress = _Progress(*columns, console=console, disable=not console.is_terminal)
@@ -89,28 +90,28 @@ class Bars:
         """Count answers by slice."""
         for answer in answers:
             for name in self.slices.get(answer.item, ()):
-                self.standing[name].saw(answer)
+                self.tallies[name].saw(answer)
 
     def settled(self, verdict: SliceVerdict) -> None:
         """A line for a slice of which nothing more is asked."""
         said = f"{safe(verdict.slice)}: {verdict_text(verdict)}, P {chance(verdict.p_verdict)}, {verdict.n} items asked"
-        word = "unsettled" if verdict.verdict == "insufficient" else "settled"
+        word = "undecided" if verdict.verdict == "insufficient" else "decided"
         self.progress.console.print(f"{word:<10} {said}", soft_wrap=True, highlight=False)
 
     def _table(self) -> Table | None:
         """The slices with the most failures so far, as many as a terminal has room for."""
-        if not any(s.asked for s in self.standing.values()):
+        if not any(s.asked for s in self.tallies.values()):
             return None
         table = _table()
         for name in ("slice", "asked", "right", "content"):
             table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
-        table.add_column("failures that came back", no_wrap=True, overflow="ellipsis")
-        started = [(name, s) for name, s in self.standing.items() if s.asked]
+        table.add_column("failures recovered by", no_wrap=True, overflow="ellipsis")
+        started = [(name, s) for name, s in self.tallies.items() if s.asked]
         started.sort(key=lambda pair: (pair[1].right - pair[1].asked, pair[0]))
         shown = started[: max(3, self.progress.console.height // 3)]
         for name, s in shown:
             shares = (short(s.right / s.asked), short(s.content / s.asked))
-            table.add_row(Text(cut(name, NAME)), f"{s.asked}/{s.items}", *shares, s.recovered())
+            table.add_row(Text(cut(name, NAME)), f"{s.asked}/{s.items}", *shares, s.recoveries())
         if len(shown) < len(started):
             table.add_row(f"and {len(started) - len(shown)} more")
         return table

@@ -8,59 +8,37 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len
 from rich.markup import escape
 
+from diagnose.probes.table import TABLE
 from diagnose.records import Interval, Rate, Recommendation, SliceVerdict
 
 MISSING = {
     "content": (
-        "nothing grades content, so only preference can be seen",
+        "nothing grades content, so only preference can be measured",
         "a `target` with a grader: it makes format and knowledge gaps visible",
     ),
     "format": (
-        "the grader cannot see right content in a wrong form, so a format gap cannot be seen",
+        "the grader cannot recognise correct content in another format, so a format gap cannot be detected",
         "a grader with two readings, such as `exact` or `json`: it makes a format gap visible",
     ),
-    "preference": (
-        "no judge was heard, so a preference gap cannot be seen",
-        "`chosen` answers with a judge, and the probe `judged`: they make a preference gap visible",
-    ),
+    **{entry.missing: (entry.unknown_without, entry.would_show) for entry in TABLE if entry.missing},
     "judge": (
         "the judge does not prefer what people chose, so a preference gap cannot be claimed",
-        "a judge that tells chosen from rejected better than a coin: `judge.path` or the row's grader",
+        "a judge that picks chosen over rejected more often than chance: `judge.path` or the row's grader",
     ),
     "agreement": (
         "annotators do not agree on what is better, so a preference gap cannot be claimed",
-        "a guideline that annotators follow alike (Krippendorff's alpha of .4 or more)",
+        "a guideline that annotators apply consistently (Krippendorff's alpha of at least rule.agreement)",
     ),
     "misfit": (
-        "no kind of gap explains what all probes saw, so the kind is not said",
-        "the render: chat template, stop strings, refusals; look at the answers, mend it and ask again",
-    ),
-    "context": (
-        "no oracle context was read, so absent facts and missing skill cannot be told apart",
-        "a `context` per item, and the probe `given`: it tells an absent fact from a missing skill",
-    ),
-    "ranked": (
-        "no options were ranked, so stored facts are hard to see",
-        "`distractors` and a `statement` per item: ranking them finds facts that are stored but not said",
-    ),
-    "sampled": (
-        "not sampled, so content that comes out only sometimes is not seen",
-        "the probe `sampled`: it finds content that greedy decoding hides",
-    ),
-    "shaped": (
-        "no exemplars were shown, so what a prompt repairs is not known",
-        "the probe `shaped` and 12 items or more: four of them are its exemplars",
-    ),
-    "constrained": (
-        "nothing was decoded under the schema, so what forcing the form repairs is not known",
-        "the probe `constrained`, of a model that can be asked: it shows whether a schema suffices",
-    ),
-    "margins": (
-        "no pairs were scored, so how near the preferred answer is to the model's own is not known",
-        "the probe `margins`, of a local model or by model.api=completions: it tells dpo from rlhf",
+        "no kind of gap explains what all probes saw, so no kind is reported",
+        "the prompt format (chat template, stop strings) or refusals: look at the answers, fix what is wrong and rerun",
     ),
 }
-"""What `missing` names → what cannot be told without it, and what would make it known."""
+"""What `missing` names → what cannot be told without it, and what it would take."""
+MATTERS_FOR = {e.missing: e.matters_for for e in TABLE if e.missing and e.matters_for} | {
+    "misfit": ("knowledge", "mixed")
+}
+"""Verdicts beside which it matters that this is missing; others: all."""
 
 
 def safe(text: str) -> str:
@@ -138,11 +116,9 @@ def some(names: Sequence[str], most: int = 4) -> str:
 
 
 def matters(what: str, v: SliceVerdict) -> bool:
-    """Would it change what is said of this slice? Where nothing grades content, the probes of content would not."""
-    if what in ("context", "misfit"):
-        return v.verdict in ("knowledge", "mixed")
-    if what in ("constrained", "margins"):
-        return v.verdict in ({"constrained": "format", "margins": "preference"}[what], "mixed")
+    """Would it change what is reported of this slice? Where nothing grades content, its probes would not."""
+    if what in MATTERS_FOR:
+        return v.verdict in MATTERS_FOR[what]
     return what in ("content", "preference", "judge", "agreement") or "content" not in v.missing
 
 
@@ -157,6 +133,6 @@ def expected_lifts(r: Recommendation) -> Iterator[str]:
 def wanted_data(r: Recommendation) -> str:
     """Training rows or items that the advice needs; empty where it needs none."""
     if r.data_needed["rows"]:
-        return f"{r.data_needed['have']} training rows at hand, {r.data_needed['rows']} wanted"
+        return f"{r.data_needed['have']} training rows available, {r.data_needed['rows']} needed"
     items = r.data_needed.get("items")
     return f"about {items} more items{' in all' if len(r.slices) > 1 else ''}" if items else ""

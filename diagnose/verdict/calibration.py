@@ -13,11 +13,11 @@ from typing import Any
 
 from diagnose.config import RuleConfig
 from diagnose.errors import BadInput
+from diagnose.probes.table import LEVELS, WINS
 from diagnose.provenance import ROOT
 from diagnose.records import CLASSES
-from diagnose.verdict.evidence import LEVELS, WINS
 
-RUNGS = (*LEVELS, "sampled", *WINS)
+MODELLED = (*LEVELS, "samples", *WINS)
 FITTED = ("strength", "effective", "temperature", "weights", "templates")
 """The settings of conf/rule that a calibration replaces."""
 
@@ -46,8 +46,10 @@ def read_calibration(path: str) -> Calibration:
     file = Path(path) if Path(path).exists() else ROOT / path
     try:
         found = Calibration(**json.loads(file.read_text(encoding="utf-8")))
-        complete = set(found.templates) == set(found.weights) == set(RUNGS)
-        complete &= all(set(rates) == set(CLASSES) for name, rates in found.templates.items() if name != "judged")
+        complete = set(found.templates) == set(found.weights) == set(MODELLED)
+        complete &= all(
+            set(rates) == set(CLASSES) for name, rates in found.templates.items() if name != "preference_judged"
+        )
         numbers = [found.strength, found.effective, found.temperature, *found.weights.values()]
         complete &= all(math.isfinite(x) and x > 0 for x in numbers) and max(found.effective, *numbers[3:]) <= 1
     except OSError as error:
@@ -55,7 +57,7 @@ def read_calibration(path: str) -> Calibration:
     except (ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"rule.calibration={path}: no calibration ({error}); expected a file of `fit`") from None
     if not complete:
-        raise BadInput(f"rule.calibration={path}: lacks a rung or a class, or a number is out of range")
+        raise BadInput(f"rule.calibration={path}: lacks a probe or a class, or a number is out of range")
     return found
 
 

@@ -7,34 +7,37 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.grading.content import right_in_wrong_form, wrong_answers
+from diagnose.grading.content import right_in_another_format, wrong_answers
 from diagnose.grading.grade import grade, separates_content
 from diagnose.probes.answers import AnswerLog
-from diagnose.probes.judge import duel
+from diagnose.probes.judge import beaten, duels
+from diagnose.probes.table import Probe, Role
 from diagnose.records import EvalItem
 from diagnose.stats import rate
 
 PER_KIND = 200
+"""Items per kind of grader that its controls are made of (hand-set)."""
+SHOWN = (Probe.CONTROL_RIGHT, Probe.CONTROL_WRONG, Probe.CONTROL_REFERENCE)
 
 
 def grader_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, dict[str, Any]]:
     """Sensitivity and specificity of the lenient reading per grader kind, each with n and its 95 % interval.
 
-    Sensitivity: gold content in five wrong forms is read as there. Specificity: same-type wrong answers, a list of
+    Sensitivity: gold content in five other formats is read as there. Specificity: same-type wrong answers, a list of
     every option, a hedge between two answers and an echo of the prompt are not. `rejects_gold`: share of gold answers
     that the strict reading refuses; 0 for graders that were checked on load, measured for a model that grades.
     """
     by_kind: dict[str, list[EvalItem]] = defaultdict(list)
     for item in items:
         if separates_content(item) and item.targets:
-            by_kind[item.grader["kind"]].append(item)
+            by_kind[item.grader.kind].append(item)
     out = {}
     for kind, members in sorted(by_kind.items()):
         if kind == "judge":
-            right, wrong, gold = (_noted(f"control_{name}", members, log) for name in ("right", "wrong", "gold"))
+            right, wrong, gold = (_noted(probe, members, log) for probe in SHOWN)
         else:
             some = members[:PER_KIND]
-            right = [bool(grade(i, text).lenient) for i in some for text in right_in_wrong_form(i)]
+            right = [bool(grade(i, text).lenient) for i in some for text in right_in_another_format(i)]
             wrong = [bool(grade(i, text).lenient) for i in some for text in wrong_answers(i)]
             gold = []
         out[kind] = _shown("sensitivity", right) | _shown("specificity", [not w for w in wrong])
@@ -42,9 +45,10 @@ def grader_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, dict[str
     return out
 
 
-def _noted(probe: str, items: list[EvalItem], log: AnswerLog) -> list[bool]:
+def _noted(probe: Probe, items: list[EvalItem], log: AnswerLog) -> list[bool]:
     """How a judging grader read the controls; what it left unreadable does not count."""
-    read = [a.strict if probe == "control_gold" else a.lenient for i in items for a in log.of_item(probe, i.id)]
+    answers = [a for i in items for a in log.of_item(probe, i.id)]
+    read = [a.strict if probe is Probe.CONTROL_REFERENCE else a.lenient for a in answers]
     return [r for r in read if r is not None]
 
 
@@ -58,19 +62,16 @@ def judge_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
     longer: list[bool] = []
     turned: list[bool] = []
     for item in items:
-        if item.judge is None or item.judge["kind"] == "rule":
+        if item.judge is None or item.judge.kind == "rule":
             continue
-        if item.judge["kind"] == "reward_model":
-            values = [log.find("reward", item.id, draw) for draw in (0, 2)]
-            if all(values):
-                pairs.append((values[0].logprob or 0.0) > (values[1].logprob or 0.0))  # type: ignore[union-attr]
-                longer.append(len(item.chosen or "") > len(item.rejected or ""))
-            continue
-        won = duel(item.id, log, "judged_control", 0)
-        pairs += [won == 1] if won is not None else []
-        longer += [len(item.chosen or "") > len(item.rejected or "")] if won is not None else []
-        own = duel(item.id, log, "judged", 0)
-        turned += [w == 0 for w in (won, own) if w is not None]
+        won = duels(item.id, log, Probe.JUDGE_CONTROL)
+        right = [w == 1 for w in won]
+        if item.judge.kind == "reward_model":
+            better = beaten(item.id, log, Role.REJECTED)
+            right = [] if better is None else [better]
+        pairs += right
+        longer += [len(item.chosen or "") > len(item.rejected or "") for _ in right]
+        turned += [w == 0 for w in (*won, *duels(item.id, log, Probe.PREFERENCE_JUDGED))]
     if not pairs and not turned:
         return {}
     return _shown("accuracy", pairs) | _shown("position_bias", turned) | {"by_length": _by_length(pairs, longer)}
@@ -116,7 +117,7 @@ def margin_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
     """
     margins = []
     for item in items:
-        chosen, rejected = (log.find("margins", item.id, draw) for draw in (0, 1))
+        chosen, rejected = (log.find(Probe.MARGINS, item.id, role) for role in (Role.CHOSEN, Role.REJECTED))
         if chosen and rejected and None not in (chosen.logprob, rejected.logprob) and chosen.tokens and rejected.tokens:
             gap = (chosen.logprob or 0.0) / chosen.tokens - (rejected.logprob or 0.0) / rejected.tokens
             margins.append((chosen.tokens - rejected.tokens, gap > 0))

@@ -12,6 +12,7 @@ from diagnose.config import RuleConfig
 from diagnose.items.evalset import EvalSet, by_slice
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import lost_to_reference
+from diagnose.probes.table import TABLE, Probe
 from diagnose.records import CLASSES, KNOWLEDGE, Answer, Attribution, EvalItem, Rate, SliceVerdict
 from diagnose.stats import corrected, rate
 from diagnose.verdict.evidence import readable
@@ -19,6 +20,15 @@ from diagnose.verdict.evidence import readable
 GAPS = ("format", "knowledge", "preference")
 Array = np.ndarray
 Controls = dict[str, dict[str, Any]]
+SHOWN = (
+    Probe.PLAIN,
+    Probe.FEW_SHOT,
+    Probe.CONSTRAINED,
+    Probe.SAMPLES,
+    Probe.ORACLE_CONTEXT,
+    Probe.SELF_PAIRS,
+)
+"""The probes whose answers are shown side by side for the most telling items."""
 
 
 def verdicts(
@@ -36,14 +46,14 @@ def verdicts(
 def _verdict(
     name: str, items: list[EvalItem], log: AnswerLog, found: Attribution, rule: RuleConfig, graders: Controls
 ) -> SliceVerdict:
-    plain = {i.id: log.get("plain", i.id) for i in items}
-    doubted = set(found.doubted[name])
+    plain = {i.id: log.get(Probe.PLAIN, i.id) for i in items}
+    doubted = set(found.suspect[name])
     scored = [i for i in items if readable(i, log)]
     trusted = [i for i in scored if i.id not in doubted]
     cut_off = [i for i in trusted if plain[i.id].reason == "truncated"]
     graded = [i for i in scored if plain[i.id].strict is not None]
     draws = found.draws[name]
-    kinds = Counter(i.grader["kind"] for i in items)
+    kinds = Counter(i.grader.kind for i in items)
     grader = graders.get(kinds.most_common(1)[0][0], {}) if kinds else {}
     error = grader.get("rejects_gold") or 0.0
     unsure = (len(doubted) + len(cut_off)) / max(len(scored), 1)
@@ -71,15 +81,15 @@ def _verdict(
         waterfall=waterfall(scored, log, found.floors[name]),
         floors=found.floors[name],
         missing=found.missing[name],
-        unscored=unscored(items, log),
-        doubted=found.doubted[name],
+        unread=unread(items, log),
+        suspect=found.suspect[name],
         evidence=evidence(trusted, log, found, verdict, kind),
     )
 
 
-def unscored(items: list[EvalItem], log: AnswerLog) -> dict[str, int]:
+def unread(items: list[EvalItem], log: AnswerLog) -> dict[str, int]:
     """Why plain answers, or their content, could not be read."""
-    plain = [(i, log.get("plain", i.id)) for i in items]
+    plain = [(i, log.get(Probe.PLAIN, i.id)) for i in items]
     return dict(Counter(a.reason or "unscored" for i, a in plain if not readable(i, log) or a.reason == "truncated"))
 
 
@@ -96,9 +106,9 @@ def masses(draws: Array) -> dict[str, Array]:
 def _robust(items: list[EvalItem], log: AnswerLog) -> Rate | None:
     """Of the paraphrases asked: how many are read as their plain prompt was."""
     same = [
-        a.strict == log.get("plain", i.id).strict
+        a.strict == log.get(Probe.PLAIN, i.id).strict
         for i in items
-        for a in log.of_item("paraphrased", i.id)
+        for a in log.of_item(Probe.PARAPHRASED, i.id)
         if a.strict is not None
     ]
     return rate(sum(same), len(same)) if same else None
@@ -180,20 +190,18 @@ def _needs(draws: Array, n: int, rule: RuleConfig) -> int:
 def waterfall(items: list[EvalItem], log: AnswerLog, floors: dict[str, float]) -> dict[str, float]:
     """Where success comes back along the ladder; placebo-corrected increments that sum to 1 (EVIDENCE §1).
 
-    An item counts at the first rung that recovers it; the recoveries of a rung are reduced by those that its placebo
+    An item counts at the first probe that recovers it; the recoveries of a probe are reduced by those that its placebo
     makes on the same failures.
     """
     if not items:
         return {}
     left = dict.fromkeys((i.id for i in items), 1.0)
     out = {}
-    steps = (
-        ("strict", "plain", True, 0.0),
-        ("lenient", "plain", False, 0.0),
-        ("shaped", "shaped", False, floors.get("shaped_content", 0.0)),
-        ("sampled", "sampled", False, floors.get("guess", 0.0)),
-        ("given", "given", False, floors.get("given", 0.0)),
-    )
+    steps: list[tuple[str, Probe, bool, float]] = [
+        ("strict", Probe.PLAIN, True, 0.0),
+        ("lenient", Probe.PLAIN, False, 0.0),
+        *((e.probe, e.probe, False, floors.get(e.step[1], 0.0)) for e in TABLE if e.step),
+    ]
     for name, probe, strict, g in steps:
         gained = 0.0
         for item in left:
@@ -222,7 +230,7 @@ def evidence(
     out = []
     for item in telling:
         rows = [("prompt", item.turns[-1][1], ""), ("wanted", item.wanted or "", "")]
-        for probe in ("plain", "shaped", "constrained", "sampled", "given", "self"):
+        for probe in SHOWN:
             rows += [(probe, a.text, _read(a)) for a in log.of_item(probe, item.id)[:1]]
         out += [{"item": item.id, "probe": probe, "text": text[:500], "read": read} for probe, text, read in rows]
     return out

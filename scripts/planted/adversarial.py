@@ -107,7 +107,7 @@ def trapped(base: str, folder: Path, calibration: str | None) -> Iterator[Row]:
                 "kind": v["kind"],
                 "p": v["p_verdict"],
                 "missing": v["missing"],
-                "unscored": v["unscored"],
+                "unread": v["unread"],
                 "fooled": bool(said & set(trap.wrong)),
             }
 

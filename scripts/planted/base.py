@@ -148,7 +148,7 @@ def train_tokenizer(corpus: Corpus, base: Base, out: Path) -> PreTrainedTokenize
 
 
 def trained(base: Base, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> Any:
-    """Until the facts are known, the forms follow exemplars and contexts are read."""
+    """Until the facts are known, the constraints follow exemplars and contexts are read."""
     torch.manual_seed(base.seed)
     ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     model = base.network(ends | {"vocab_size": len(tokenizer)})
@@ -199,7 +199,7 @@ def took(row: dict[str, Any], found: dict[str, Any]) -> bool:
 def abilities(
     model: Any, tokenizer: PreTrainedTokenizerFast, base: Base, world: World, rows: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """Teacher-forced argmax: facts known, forms followed after exemplars, contexts read."""
+    """Teacher-forced argmax: facts known, constraints followed after exemplars, contexts read."""
     by_slice = {r.name: rows_of(rows, r) for r in RECIPES}
 
     def exact(pairs: list[tuple[str, str]]) -> float:

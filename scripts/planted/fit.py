@@ -29,9 +29,10 @@ from diagnose.config import ProbesConfig, RuleConfig
 from diagnose.errors import BadInput
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.missing import missing_probes
+from diagnose.probes.table import COUNT, LEVELS, WINS
 from diagnose.records import CLASSES, rounded
 from diagnose.verdict.calibration import Calibration
-from diagnose.verdict.evidence import LEVELS, WINS, Evidence, gather, slice_floors
+from diagnose.verdict.evidence import Evidence, gather, slice_floors
 from scripts.planted import scores
 from scripts.planted.slices import Pool, Recording, World, judged, recording, shipped_rule
 from scripts.planted.stopping import stopped
@@ -40,8 +41,8 @@ Array = np.ndarray
 SHARES = ((1.0,), (0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
 """Of the classes in a slice: pure ones and the mixtures of the issue."""
 SIZES = (32, 64)
-GRID = {"strength": (12.0, 36.0), "weights": (0.7, 1.0), "sampled": (0.5, 1.0), "effective": (0.5, 0.7, 1.0)}
-"""`sampled` has a weight of its own: its draws are of one item each, and share its difficulty (EVIDENCE §2.1)."""
+GRID = {"strength": (12.0, 36.0), "weights": (0.7, 1.0), "samples": (0.5, 1.0), "effective": (0.5, 0.7, 1.0)}
+"""`samples` has a weight of its own: its draws are of one item each, and share its difficulty (EVIDENCE §2.1)."""
 ROUNDS = 4
 """Of fitting the temperature on the verdicts at which the diagnosis stops with it."""
 LEAST_ITEMS = 8
@@ -123,32 +124,32 @@ def family(run: Path) -> str | None:
 
 
 def templates(sources: Sequence[Recording], prior: RuleConfig) -> dict[str, Any]:
-    """Per rung and class: the mean over organisms, in which the rule's own template counts as one more."""
+    """Per probe and class: the mean over organisms, in which the rule's own template counts as one more."""
     seen: dict[tuple[str, str], list[Array]] = {}
     for truth, shown in (o for source in sources for o in organisms(source, prior)):
-        for rung, rate in shown.items():
-            seen.setdefault((rung, truth), []).append(rate)
+        for probe, rate in shown.items():
+            seen.setdefault((probe, truth), []).append(rate)
     out: dict[str, Any] = {}
-    for rung, by_class in prior.templates.items():
-        out[rung] = {}
+    for probe, by_class in prior.templates.items():
+        out[probe] = {}
         for name, believed in by_class.items():
-            mean = mean_of([np.array(believed, float), *seen.get((rung, name), [])])
-            if rung == "sampled":
-                out[rung][name] = [round(float(mean[0].clip(LEAST, MOST)), 3), round(float(mean[1]), 2)]
+            mean = mean_of([np.array(believed, float), *seen.get((probe, name), [])])
+            if probe == "samples":
+                out[probe][name] = [round(float(mean[0].clip(LEAST, MOST)), 3), round(float(mean[1]), 2)]
             else:
                 clipped = np.round(mean.clip(LEAST, MOST), 3).tolist()
-                out[rung][name] = clipped
+                out[probe][name] = clipped
     return out
 
 
 def organisms(source: Recording, rule: RuleConfig) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Of each organism its class, and rung → what its items show before the floor; the mean over its pools."""
+    """Of each organism its class, and probe → what its items show before the floor; the mean over its pools."""
     by_name: dict[str, list[Pool]] = {}
     for pool in source.pools:
         by_name.setdefault(pool.organism, []).append(pool)
     for _, pools in sorted(by_name.items()):
         shown = [rates(seen_of(pool, source, rule)) for pool in pools]
-        yield pools[0].truth, {rung: mean_of([s[rung] for s in shown]) for rung in shown[0]}
+        yield pools[0].truth, {probe: mean_of([s[probe] for s in shown]) for probe in shown[0]}
 
 
 def mean_of(values: list[Array]) -> Array:
@@ -170,14 +171,15 @@ def seen_of(pool: Pool, source: Recording, rule: RuleConfig) -> Evidence:
 def rates(seen: Evidence) -> dict[str, Array]:
     """Success rates before the floor."""
     out: dict[str, Array] = {}
-    for rung in LEVELS:
-        lenient, strict = seen.levels[rung].T
-        form = seen.floors.get(f"{rung}_form", np.zeros(len(strict)))
+    for probe in LEVELS:
+        lenient, strict = seen.levels[probe].T
+        form = seen.format_floors.get(probe, np.zeros(len(strict)))
         formed = np.where(lenient > 0, strict / np.maximum(lenient, 1e-9), np.nan)
-        out[rung] = np.array([above(lenient, seen.floors[rung]), above(formed, form)])
-    for rung in WINS:
-        out[rung] = np.array(above(seen.wins[rung], seen.floors[rung]))
-    out["sampled"] = beta_binomial(seen.counts)
+        out[probe] = np.array([above(lenient, seen.floors[probe]), above(formed, form)])
+    for probe in WINS:
+        out[probe] = np.array(above(seen.wins[probe], seen.floors[probe]))
+    for probe in COUNT:
+        out[probe] = beta_binomial(seen.counts[probe])
     return out
 
 
@@ -307,8 +309,8 @@ def stop(job: tuple[World, RuleConfig, int]) -> list[dict[str, Any]]:
 
 def changed(prior: RuleConfig, setting: dict[str, Any]) -> RuleConfig:
     """The rule with a setting of GRID. The plain answer counts in full: the others are compared with it."""
-    own = {"plain": 1.0, "sampled": setting["sampled"]}
-    weights = {rung: own.get(rung, setting["weights"]) for rung in prior.weights}
+    own = {"plain": 1.0, "samples": setting["samples"]}
+    weights = {probe: own.get(probe, setting["weights"]) for probe in prior.weights}
     return replace(prior, strength=setting["strength"], effective=setting["effective"], weights=weights)
 
 
@@ -343,7 +345,7 @@ def told(found: dict[str, Any]) -> dict[str, Any]:
 def summary(found: dict[str, Any]) -> str:
     return (
         f"strength {found['strength']:4.0f}  weights {found['weights']:.1f}  "
-        f"sampled {found['sampled']:.1f}  effective {found['effective']:.1f}   "
+        f"sampled {found['samples']:.1f}  effective {found['effective']:.1f}   "
         f"log loss {found['loss']:.3f}  temperature {found['temperature']:.2f}  right {found['right']:.3f}  "
         f"90 % covers {found['coverage90']:.2f}"
     )

@@ -1,7 +1,7 @@
 """Level 0 of PlantedGap: does attribution find known mixtures when its templates are wrong and items vary?
 
 No model is asked. Items are drawn from known mixtures; what each probe would have seen of them is drawn around the
-templates of the rule as shipped: every rung of every class is moved by a logit-normal error, and the rungs of an item
+templates of the rule as shipped: every probe of every class is moved by a logit-normal error, and the rungs of an item
 share its difficulty, so that they are not independent as the model assumes (the generator of EVIDENCE §2.1).
 
     python -m scripts.planted.simulate               # about 3 minutes on 2 CPU cores; writes results/simulate.json
@@ -19,11 +19,12 @@ import numpy as np
 from scipy.special import expit, logit
 
 from diagnose.config import RuleConfig
+from diagnose.probes.table import LEVELS, WINS, Probe
 from diagnose.provenance import ROOT
 from diagnose.records import CLASSES, KNOWLEDGE
 from diagnose.verdict.calibration import calibrated
 from diagnose.verdict.decide import GAPS, decide
-from diagnose.verdict.evidence import LEVELS, WINS, Evidence
+from diagnose.verdict.evidence import Evidence
 from diagnose.verdict.mixture import gibbs
 from scripts.planted.scores import ece, interval, macro_f1
 from scripts.planted.slices import shipped_rule
@@ -154,36 +155,36 @@ def drawn(
         return (rng.random(n) < p).astype(float)
 
     levels = {}
-    for rung in LEVELS:
-        template = np.array([rule.templates[rung][c] for c in CLASSES], float)
+    for probe in LEVELS:
+        template = np.array([rule.templates[probe][c] for c in CLASSES], float)
         up, top = rates(template[:, 0]), rates(template[:, 1])
         lenient = hits(up)
-        levels[rung] = np.stack([lenient, lenient * hits(top)], 1)
+        levels[probe] = np.stack([lenient, lenient * hits(top)], 1)
     if setting.grader_error:
         turned = rng.random(n) < setting.grader_error
-        levels["plain"][turned] = 1 - levels["plain"][turned][:, [1, 1]]
+        levels[Probe.PLAIN][turned] = 1 - levels[Probe.PLAIN][turned][:, [1, 1]]
     wins = {}
-    for rung in ("ranked_question", "ranked_statement", "given"):
-        p = rates(np.array([rule.templates[rung][c] for c in CLASSES], float))
-        wins[rung] = hits(1 / OPTIONS + (1 - 1 / OPTIONS) * p if rung.startswith("ranked") else p)
+    for probe in (Probe.RANKED_QUESTION, Probe.RANKED_STATEMENT, Probe.ORACLE_CONTEXT):
+        p = rates(np.array([rule.templates[probe][c] for c in CLASSES], float))
+        wins[probe] = hits(1 / OPTIONS + (1 - 1 / OPTIONS) * p if probe.startswith("ranked") else p)
     judged = np.full(len(CLASSES), SELF)
-    judged[CLASSES.index("preference")] = rule.templates["judged"]["preference"]
+    judged[CLASSES.index("preference")] = rule.templates[Probe.PREFERENCE_JUDGED]["preference"]
     # Only a strict pass takes part in a duel.
-    wins["judged"] = np.where(levels["plain"][:, 1] > 0, hits(rates(judged)), np.nan)
-    failed = levels["plain"][:, 1] == 0
+    wins[Probe.PREFERENCE_JUDGED] = np.where(levels[Probe.PLAIN][:, 1] > 0, hits(rates(judged)), np.nan)
+    failed = levels[Probe.PLAIN][:, 1] == 0
     allowed = np.ones((n, len(CLASSES)), bool)
     if not setting.context:
-        wins["given"][:] = np.nan
+        wins[Probe.ORACLE_CONTEXT][:] = np.nan
         allowed[:, CLASSES.index("knowledge_skill")] = False
-    # As in the ladder: what the plain answer got right is not asked again.
-    wins["given"] = np.where(failed, wins["given"], np.nan)
-    samples = rng.binomial(SAMPLES, rates(np.array([rule.templates["sampled"][c][0] for c in CLASSES])))
-    floors = dict.fromkeys((*LEVELS, "shaped_form", "sampled", "given"), np.zeros(n))
-    floors |= {rung: np.full(n, 1 / OPTIONS) for rung in WINS if rung.startswith("ranked")}
-    floors["judged"] = np.full(n, SELF)
-    counts = np.stack([np.where(failed, samples, 0), np.where(failed, SAMPLES, 0)], 1).astype(float)
+    # As in a diagnosis: what the plain answer got right is not asked again.
+    wins[Probe.ORACLE_CONTEXT] = np.where(failed, wins[Probe.ORACLE_CONTEXT], np.nan)
+    samples = rng.binomial(SAMPLES, rates(np.array([rule.templates["samples"][c][0] for c in CLASSES])))
+    floors = dict.fromkeys((*LEVELS, Probe.SAMPLES, Probe.ORACLE_CONTEXT), np.zeros(n))
+    floors |= {probe: np.full(n, 1 / OPTIONS) for probe in WINS if probe.startswith("ranked")}
+    floors[Probe.PREFERENCE_JUDGED] = np.full(n, SELF)
+    counts = {Probe.SAMPLES: np.stack([np.where(failed, samples, 0), np.where(failed, SAMPLES, 0)], 1).astype(float)}
     one = np.ones(len(mixtures))
-    seen = Evidence(levels, wins, counts, floors, allowed, np.ones(n), cells, one, np.eye(len(mixtures)))
+    seen = Evidence(levels, wins, counts, floors, {}, allowed, np.ones(n), cells, one, np.eye(len(mixtures)))
     return seen, z
 
 

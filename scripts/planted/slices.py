@@ -236,7 +236,7 @@ def judged(
     for s in slices:
         draws = np.nan_to_num(found.draws[s.name])
         cut_off = sum(log.get("plain", i.id).reason == "truncated" for i in s.items)
-        doubted = len(found.doubted[s.name])
+        doubted = len(found.suspect[s.name])
         n, unsure = len(s.items) - doubted, (doubted + cut_off) / len(s.items)
         verdict, kind, p, p_classes = decide(found.draws[s.name], n, found.missing[s.name], rule, unsure=unsure)
         low, high = np.quantile(draws, [0.05, 0.95], axis=0)
@@ -286,8 +286,8 @@ def threshold(items: list[EvalItem], log: AnswerLog, floors: dict[str, float]) -
     if steps["strict"] >= 0.9:
         lost = [i for i in items if lost_to_reference(i, log)]
         return "preference" if len(lost) > 0.5 * len(items) else "none"
-    form = steps["lenient"] + steps["shaped"]
-    return "format" if form >= steps["sampled"] + steps["given"] + steps["rest"] else "knowledge"
+    form = steps["lenient"] + steps["few_shot"]
+    return "format" if form >= steps["samples"] + steps["oracle_context"] + steps["rest"] else "knowledge"
 
 
 def two_rates(items: list[EvalItem], log: AnswerLog) -> str:

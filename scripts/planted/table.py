@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.config import PROBES, ProbesConfig, RuleConfig
+from diagnose.config import ProbesConfig, RuleConfig
+from diagnose.probes.table import PROBES
 from diagnose.provenance import ROOT, file_sha, write_whole
 from diagnose.records import rounded
 from diagnose.verdict.calibration import calibrated
@@ -48,7 +49,7 @@ SPLITS = {
 """Name → base, and whether the recipes are those held out from fitting."""
 MOST = 96
 """Items of a slice that is asked bit by bit: a recipe has 144, and stands in several slices of a world."""
-PLACEBOS = {"shaped_own", "own_form", "given_other", "given_swapped"}
+PLACEBOS = {"few_shot_control", "own_answers", "other_context", "swapped_context"}
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,17 @@ class Variant:
 
 FULL = Variant("full")
 ABLATIONS = (
-    *(Variant(f"without {p}", p) for p in ("shaped", "constrained", "sampled", "ranked", "given", "judged")),
+    *(
+        Variant(f"without {p}", p)
+        for p in ("few_shot", "constrained", "samples", "ranked", "oracle_context", "preference_judged")
+    ),
     Variant("without placebos", placebo=False),
     Variant("without self against self", self_duels=False),
     Variant("each slice alone", pooled=False),
     Variant("uncalibrated", calibrated=False),
     *(Variant(f"temperature {t}", changed=(("temperature", t),)) for t in (0.6, 1.0)),
     *(Variant(f"effective {e}", changed=(("effective", e),)) for e in (0.5, 1.0)),
-    Variant("samples in full", changed=(("weights.sampled", 1.0),)),
+    Variant("samples in full", changed=(("weights.samples", 1.0),)),
 )
 
 
@@ -238,21 +242,21 @@ def ruled(rule: RuleConfig, variant: Variant) -> RuleConfig:
         return replace(rule, calibration=None)
     rule = calibrated(rule)
     for name, value in variant.changed:
-        setting, _, rung = name.partition(".")
-        rule = replace(rule, **{setting: getattr(rule, setting) | {rung: value} if rung else value})
+        setting, _, probe = name.partition(".")
+        rule = replace(rule, **{setting: getattr(rule, setting) | {probe: value} if probe else value})
     return rule
 
 
 def names_of(variant: Variant) -> set[str]:
     """What of the log a variant must not see."""
     probes = {
-        "shaped": {"shaped", "shaped_own"},
+        "few_shot": {"few_shot", "few_shot_control"},
         "ranked": {"ranked_question", "ranked_statement"},
-        "given": {"given", "given_other", "given_swapped"},
-        "judged": {"judged", "self"},
+        "oracle_context": {"oracle_context", "other_context", "swapped_context"},
+        "preference_judged": {"preference_judged", "self_pairs"},
     }
     hidden = probes.get(variant.without or "", {variant.without or ""})
-    return hidden | (set() if variant.placebo else PLACEBOS) | (set() if variant.self_duels else {"self"})
+    return hidden | (set() if variant.placebo else PLACEBOS) | (set() if variant.self_duels else {"self_pairs"})
 
 
 # ---------------------------------------------------------------- the table

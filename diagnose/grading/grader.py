@@ -1,0 +1,144 @@
+"""Graders as rows describe them: parsed, checked, and their patterns and schemas compiled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import lru_cache
+from typing import Any, get_args
+
+from diagnose.errors import BadInput
+from diagnose.grading.ifeval import check_instructions
+from diagnose.records import Grader, GraderKind, Judge, JudgeKind
+from diagnose.text import first_line
+
+KINDS = get_args(GraderKind)
+JUDGES = get_args(JudgeKind)
+NEEDS_NO_GOLD = ("regex", "instructions", "judge")
+KEYS = tuple(f.name for f in fields(Grader))
+
+
+def parse_grader(grader: Any, where: str) -> Grader:
+    """The grader that a row or the configuration describes.
+
+    Raises:
+        BadInput: an unknown kind or key, a schema that is none, or a pattern that RE2 does not take; naming the key.
+    """
+    if isinstance(grader, dict):  # Parquet gives every row all keys of a column, null where the row has none
+        grader = {key: value for key, value in grader.items() if value is not None}
+    kind = grader.get("kind") if isinstance(grader, dict) else grader
+    if not isinstance(grader, dict) or kind not in KINDS:
+        raise BadInput(f"{where}: grader kind {kind!r}; allowed: {', '.join(KINDS)}")
+    _check_values(grader, where)
+    if "schema" in grader:
+        _check_schema(grader["schema"], where)
+    if kind == "instructions":
+        check_instructions(grader.get("instructions"), where)
+    for key in ("pattern", "lenient") if kind == "regex" else ():
+        if key == "pattern" or key in grader:
+            if not isinstance(grader.get(key), str):
+                raise BadInput(f"{where}: grader.{key} is {grader.get(key)!r}; expected an RE2 pattern")
+            compiled(grader[key], f"{where}: grader.{key}")
+    judge = {"judge": _parse_judge(grader["judge"], where)} if "judge" in grader else {}
+    return Grader(**grader | judge)
+
+
+def _check_values(grader: dict[str, Any], where: str) -> None:
+    if unknown := sorted(set(grader) - set(KEYS)):
+        raise BadInput(f"{where}: grader.{unknown[0]}: unknown key; allowed: {', '.join(KEYS)}")
+    tolerance = grader.get("tolerance", 0.0)
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < 1e300:
+        raise BadInput(f"{where}: grader.tolerance is {tolerance!r}; expected a number, 0 or more")
+    for key in ("marker", "model", "rubric"):
+        if key in grader and (not isinstance(grader[key], str) or not grader[key]):
+            raise BadInput(f"{where}: grader.{key} is {grader[key]!r}; expected a text")
+
+
+def _parse_judge(judge: Any, where: str) -> Judge:
+    known: dict[str, Any] = (
+        {key: judge.get(key) for key in ("kind", "prefer", "path", "model")} if isinstance(judge, dict) else {}
+    )
+    kind = known.get("kind")
+    needs = {"rule": "prefer", "reward_model": "path"}.get(str(kind))
+    wrong = kind not in JUDGES or any(not isinstance(text, str | None) for text in known.values())
+    if wrong or (needs and not known[needs]):
+        raise BadInput(
+            f'{where}: judge {judge!r}; allowed: {{"kind": "rule", "prefer": "RE2 pattern"}}, '
+            '{"kind": "reward_model", "path": "DIR_OR_HUB_NAME"}, {"kind": "model"}'
+        )
+    if kind == "rule":
+        compiled(known["prefer"], f"{where}: judge.prefer")
+    return Judge(**known)
+
+
+@lru_cache(maxsize=256)
+def compiled(pattern: str, where: str = "pattern") -> Any:
+    """A user's pattern under RE2, which matches in linear time."""
+    import re2
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(pattern, options)
+    except re2.error as error:
+        raise BadInput(f"{where} {pattern!r}: not an RE2 pattern: {first_line(error)}") from None
+
+
+def _check_schema(schema: Any, where: str) -> None:
+    if not isinstance(schema, dict | bool):
+        raise BadInput(f"{where}: grader.schema is a {type(schema).__name__}, not a JSON Schema")
+    try:
+        validator(json.dumps(schema)).is_valid({})
+    except RecursionError:
+        raise BadInput(f"{where}: grader.schema is nested too deeply, or refers to itself without end") from None
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+
+
+@lru_cache(maxsize=256)
+def validator(schema: str) -> Any:
+    """The validator of a JSON Schema (as JSON text) that fetches nothing."""
+    import jsonschema
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    loaded = json.loads(schema)
+    try:
+        kind = jsonschema.validators.validator_for(loaded)
+        kind.check_schema(loaded)
+        _check_parts(loaded, kind.META_SCHEMA["$schema"])
+    except Unresolvable as error:
+        raise BadInput(f"grader.schema is not a JSON Schema: it holds no {error.ref!r}, to which it refers") from None
+    except (jsonschema.SchemaError, TypeError, AttributeError) as error:
+        raise BadInput(f"grader.schema is not a JSON Schema: {getattr(error, 'message', error)}") from None
+    kind = jsonschema.validators.extend(kind, {"pattern": _matches})
+    # An empty registry of our own: the default one fetches what a schema refers to from the network.
+    return kind(loaded, registry=Registry())
+
+
+def _matches(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Exception]:
+    """The keyword `pattern` under RE2: Python's own patterns can take forever on what a model wrote."""
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and not compiled(pattern).search(value):
+        yield ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _check_parts(schema: Any, dialect: str) -> None:
+    """Resolve every reference and compile every pattern now, and not in the middle of a run."""
+    from jsonschema_specifications import REGISTRY
+    from referencing.jsonschema import DRAFT202012, specification_with
+
+    root = specification_with(dialect, default=DRAFT202012).create_resource(schema)
+    left = [(root, REGISTRY.resolver_with_root(root))]
+    while left:
+        part, resolver = left.pop()
+        here = part.contents if isinstance(part.contents, dict) else {}
+        if isinstance(here.get("$ref"), str):
+            resolver.lookup(here["$ref"])
+        if "pattern" in here:
+            compiled(here["pattern"], "grader.schema: pattern")
+        if "patternProperties" in here:
+            raise BadInput("grader.schema: patternProperties is not supported; name the properties")
+        left += [(inner, resolver.in_subresource(inner)) for inner in part.subresources()]
