@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -13,10 +12,11 @@ from typing import Any, TypeVar
 
 from diagnose.config import DiagnoseConfig
 from diagnose.errors import BadInput, GapwiseError, RunFailed
-from diagnose.text import printable
+from diagnose.text import first_line, printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """No room, or not allowed to write."""
+NOTHING_LOST = "nothing before it is lost: the same command with the same out=DIR resumes from here"
 
 
 T = TypeVar("T")
@@ -90,20 +90,17 @@ def _check_known(config: Any, at: str = "") -> None:
     """
     known = [f.name for f in fields(config)]
     if unknown := sorted(set(vars(config)) - set(known)):
-        raise BadInput(f"{at}{unknown[0]}: no such setting; allowed: {', '.join(known)}")
+        raise BadInput(f"{at}{unknown[0]}: unknown setting; allowed: {', '.join(known)}")
     for name in known:
         if is_dataclass(getattr(config, name)):
             _check_known(getattr(config, name), f"{at}{name}.")
 
 
-_ended: list[GapwiseError] = []
-
-
 def attempt(work: Callable[[], object]) -> None:
     """Do a verb's work inside Hydra's job.
 
-    In a single run an expected error waits here for `guarded`, because Hydra would print its overrides above the
-    message; in a sweep it is raised, so that every launcher brings it to the parent process.
+    In a single run an expected error ends the process here, because Hydra would print its overrides above the message;
+    in a sweep it is raised, so that every launcher brings it to the parent process.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -113,7 +110,7 @@ def attempt(work: Callable[[], object]) -> None:
     except GapwiseError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        _ended.append(error)
+        sys.exit(_ended_by(error))
 
 
 def _with_room(work: Callable[[], object]) -> None:
@@ -122,8 +119,7 @@ def _with_room(work: Callable[[], object]) -> None:
     except OSError as error:
         if error.errno not in FULL:
             raise
-        again = "nothing before it is lost: the same command with the same out=DIR goes on from here"
-        raise RunFailed(f"{error.filename or 'a file of this run'}: {error.strerror}; {again}") from None
+        raise RunFailed(f"{error.filename or 'a file of this run'}: {error.strerror}; {NOTHING_LOST}") from None
 
 
 def guarded(main: Callable[[], object]) -> int:
@@ -137,22 +133,24 @@ def guarded(main: Callable[[], object]) -> int:
 
     try:
         main()
-        if _ended:
-            raise _ended.pop()
     except GapwiseError as error:
-        print(f"\n{printable(str(error))}", file=sys.stderr)
-        return error.exit_code
+        return _ended_by(error)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"\nconfig: {printable(_one_sentence(error))}", file=sys.stderr)
-        return BadInput.exit_code
+        return _ended_by(BadInput(f"config: {_one_sentence(error)}"))
     except BrokenPipeError:
         if not _unread():
             raise
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        print("\nstopped; the same command with the same out=DIR goes on from here", file=sys.stderr)
+        print("\nstopped; the same command with the same out=DIR resumes from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _ended_by(error: GapwiseError) -> int:
+    """The exit code of an error whose message has been printed."""
+    print(f"\n{printable(str(error))}", file=sys.stderr)
+    return error.exit_code
 
 
 def _unread() -> bool:
@@ -165,22 +163,23 @@ def _unread() -> bool:
     return False
 
 
-def _one_sentence(error: BaseException) -> str:
+def _one_sentence(error: Exception) -> str:
     """The override, what is wrong with it and what is allowed, where Hydra takes many lines to say so."""
-    text, cause = str(error).strip(), str(error.__cause__ or "").strip()
-    if found := re.search(r"Could not find '(.+)'\n+Available options in '(.+)':\n((?:\t.+\n?)+)", text):
-        group, allowed = found[2], ", ".join(found[3].split())
+    from hydra.errors import MissingConfigException, OverrideParseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        allowed = ", ".join(error.options or ())
         own = f"; a directory or hub name: {group}.path=" if group in ("model", "evalset") else ""
-        return f"{group}={found[1].removeprefix(group + '/')}: no such file in conf/{group}; allowed: {allowed}{own}"
-    if override := getattr(error, "override", None):
-        told = text.removeprefix(f"Error parsing override '{override}'").strip().splitlines()[0]
-        return f"{override}: {told}; expected KEY=VALUE, with quotes around brackets and braces: \"KEY='VALUE'\""
-    misspelt = re.search(r"Key '.+' not in '(\w+)'", f"{text}\n{cause}")
-    modules = [sys.modules.get(f"{room}.config") for room in ("diagnose", "train", "eval")]
-    schema = next((s for m in modules if misspelt and (s := getattr(m, misspelt[1], None))), None)
-    if schema and (found := re.search(r"Could not override '(.+)'", text)):
-        return f"{found[1]}: no such setting; allowed: {', '.join(f.name for f in fields(schema))}"
-    if cause and (found := re.match(r"Error merging override (.+)", text)):
-        return f"{found[1]}: {cause.splitlines()[0]}"
-    said = text if cause in text else f"{text}\n{cause}"
-    return " ".join(line.strip() for line in said.splitlines() if not line.startswith("See https://"))
+        return f"{group}={option}: no such file in conf/{group}; allowed: {allowed}{own}"
+    if isinstance(error, OverrideParseException):
+        expected = "expected KEY=VALUE, with quotes around brackets and braces: \"KEY='VALUE'\""
+        return f"{error.override}: {first_line(error)}; {expected}"
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if not isinstance(cause, OmegaConfBaseException):
+        return " ".join(line.strip() for line in str(error).splitlines())
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
+        return f"{cause.full_key}: unknown setting; allowed: {', '.join(f.name for f in fields(cause.object_type))}"
+    value = "" if cause.value is None else f"={cause.value}"
+    return f"{cause.full_key}{value}: {first_line(cause)}"

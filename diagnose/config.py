@@ -11,13 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.errors import BadInput
-from diagnose.probes.table import PROBES
+from diagnose.probes.table import PROBES, Probe
 
-WANDB_MODES = ("offline", "online", "disabled")
-KINDS = ("hf", "openai", "recorded")
-APIS = ("chat", "completions")
-BUDGETS = ("full", "adaptive")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+CHOICES = {
+    "model.kind": ("hf", "openai", "recorded"),
+    "model.api": ("chat", "completions"),
+    "model.dtype": DTYPES,
+    "judge.kind": ("hf", "openai"),
+    "judge.dtype": DTYPES,
+    "probes.budget": ("full", "adaptive"),
+    "wandb.mode": ("offline", "online", "disabled"),
+}
 LEAST = {
     "model.concurrency": 1,
     "model.retries": 0,
@@ -157,7 +162,6 @@ class DataConfig:
     columns: dict[str, str] = field(default_factory=dict)
     slices: list[str] | None = None
     """Train on the rows of these slices only; null: those the diagnosis recommends the method for."""
-    bootstrap: bool = False
 
 
 @dataclass
@@ -205,54 +209,72 @@ def check_diagnose(config: DiagnoseConfig) -> None:
         BadInput: naming the key, what was found and what is allowed.
     """
     check_data(config.data)
-    c, unknown = config, sorted(set(config.probes.enabled) - set(PROBES))
-    complaints = {
-        f"probes.enabled: unknown {unknown}; allowed: {', '.join(PROBES)}": unknown,
-        "probes.enabled: `plain` must be among them, the others are asked of its failures": "plain"
-        not in c.probes.enabled,
-        f"probes.budget={c.probes.budget}: allowed: {', '.join(BUDGETS)}": c.probes.budget not in BUDGETS,
-        f"model.kind={c.model.kind}: allowed: {', '.join(KINDS)}": c.model.kind not in KINDS,
-        f"judge.kind={c.judge.kind}: allowed: hf, openai": c.judge.kind not in ("hf", "openai"),
-        "judge.base_url and judge.name: judge.kind=openai needs both": c.judge.kind == "openai"
-        and not (c.judge.base_url and c.judge.name),
-        f"model.dtype={c.model.dtype}: allowed: {', '.join(DTYPES)}": (c.model.dtype or "auto") not in DTYPES,
-        f"judge.dtype={c.judge.dtype}: allowed: {', '.join(DTYPES)}": (c.judge.dtype or "auto") not in DTYPES,
-        "model.stop: holds an empty text, which would end every answer at once": "" in (c.model.stop or ()),
-        f"model.api={c.model.api}: allowed: {', '.join(APIS)}": c.model.api not in APIS,
-        f"probes.shots={c.probes.shots}: 1 to 4": not 1 <= c.probes.shots <= 4,
-        "model.base_url: missing; model.kind=openai needs it": c.model.kind == "openai" and not c.model.base_url,
-        "model.name: missing; model.kind=openai needs it": c.model.kind == "openai" and not c.model.name,
-        "model.path: missing; a directory or a hub name (recorded: a log)": c.model.kind != "openai"
-        and not c.model.path,
-        f"out={c.out}: is or lies in a file; choose a directory": c.out is not None and _blocked(Path(c.out)),
-        f"out={c.out}: nothing can be written there; choose another directory": c.out is not None
-        and _closed(Path(c.out)),
-        "evalset.path: missing; a file, a directory of `datasets`, or a hub name": not c.evalset.path,
-        f"rule.sweeps={c.rule.sweeps}: must be more than rule.burn={c.rule.burn}": c.rule.sweeps <= c.rule.burn,
-        f"rule.best_low={c.rule.best_low}: must be less than rule.best_high={c.rule.best_high}": c.rule.best_low
-        >= c.rule.best_high,
-        f"wandb.mode={c.wandb.mode}: allowed: {', '.join(WANDB_MODES)}": c.wandb.mode not in WANDB_MODES,
-        "launch=true: needs rows to train on: data.sft=F.jsonl or data.preferences=F.jsonl": c.launch
-        and not (c.data.sft or c.data.preferences),
-        f"launch=true: train loads a model of its own; not possible with model.kind={c.model.kind}": c.launch
-        and c.model.kind != "hf",
-    }
-    for message, wrong in [*complaints.items(), *_numbers(config)]:
-        if wrong:
-            raise BadInput(message)
+    for complaint in (
+        *_choices(config),
+        *_model_complaints(config),
+        *_number_complaints(config),
+        *_other_complaints(config),
+    ):
+        raise BadInput(complaint)
 
 
-def _numbers(config: DiagnoseConfig) -> Iterator[tuple[str, bool]]:
-    """Complaints about numbers; a comparison that is not true is also that with NaN."""
+def _choices(config: DiagnoseConfig) -> Iterator[str]:
+    """Settings that take one of a few values."""
+    for key, allowed in CHOICES.items():
+        if (value := attrgetter(key)(config)) is not None and value not in allowed:
+            yield f"{key}={value}: allowed: {', '.join(allowed)}"
+    if unknown := sorted(set(config.probes.enabled) - set(PROBES)):
+        yield f"probes.enabled: unknown {unknown}; allowed: {', '.join(PROBES)}"
+    if Probe.PLAIN not in config.probes.enabled:
+        yield "probes.enabled: `plain` must be among them, the others are asked of its failures"
+
+
+def _model_complaints(config: DiagnoseConfig) -> Iterator[str]:
+    model, judge = config.model, config.judge
+    if model.kind == "openai":
+        for key in ("base_url", "name"):
+            if not getattr(model, key):
+                yield f"model.{key}: missing; model.kind=openai needs it"
+    elif not model.path:
+        yield "model.path: missing; a directory or a hub name (recorded: a log)"
+    if judge.kind == "openai" and not (judge.base_url and judge.name):
+        yield "judge.base_url and judge.name: judge.kind=openai needs both"
+    if "" in (model.stop or ()):
+        yield "model.stop: holds an empty text, which would end every answer at once"
+
+
+def _number_complaints(config: DiagnoseConfig) -> Iterator[str]:
+    """A comparison that is not true is also that with NaN."""
     for key, least in LEAST.items():
         value = attrgetter(key)(config)
-        yield f"{key}={value}: allowed: {least} or more", value is not None and not value >= least
+        if value is not None and not value >= least:
+            yield f"{key}={value}: allowed: {least} or more"
     for key in POSITIVE:
-        value = attrgetter(key)(config)
-        yield f"{key}={value}: allowed: more than 0", not 0 < value < math.inf
+        if not 0 < (value := attrgetter(key)(config)) < math.inf:
+            yield f"{key}={value}: allowed: more than 0"
     for key in SHARES:
-        value = attrgetter(key)(config)
-        yield f"{key}={value}: allowed: 0 to 1", not 0 <= value <= 1
+        if not 0 <= (value := attrgetter(key)(config)) <= 1:
+            yield f"{key}={value}: allowed: 0 to 1"
+    rule = config.rule
+    if not 1 <= config.probes.shots <= 4:
+        yield f"probes.shots={config.probes.shots}: 1 to 4"
+    if rule.sweeps <= rule.burn:
+        yield f"rule.sweeps={rule.sweeps}: must be more than rule.burn={rule.burn}"
+    if rule.best_low >= rule.best_high:
+        yield f"rule.best_low={rule.best_low}: must be less than rule.best_high={rule.best_high}"
+
+
+def _other_complaints(config: DiagnoseConfig) -> Iterator[str]:
+    if config.out is not None and _blocked(Path(config.out)):
+        yield f"out={config.out}: is or lies in a file; choose a directory"
+    if config.out is not None and _closed(Path(config.out)):
+        yield f"out={config.out}: nothing can be written there; choose another directory"
+    if not config.evalset.path:
+        yield "evalset.path: missing; a file, a directory of `datasets`, or a hub name"
+    if config.launch and not (config.data.sft or config.data.preferences):
+        yield "launch=true: needs rows to train on: data.sft=F.jsonl or data.preferences=F.jsonl"
+    if config.launch and config.model.kind != "hf":
+        yield f"launch=true: train loads a model of its own; not possible with model.kind={config.model.kind}"
 
 
 def _blocked(out: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What a run was: command, resolved config, commit, versions, machine. All three verbs write the same record."""
+"""What a run was, and its directory: started, resumed, written whole and read back by all three verbs alike."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from diagnose.errors import RunFailed
+from diagnose.errors import BadInput, RunFailed
+from diagnose.records import SCHEMA_VERSION, RunRecord
+from diagnose.text import first_line
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core", "wandb", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
+T = TypeVar("T")
 SECRETS = ("key", "token", "secret", "password")
 
 
 def provenance(config: Any) -> dict[str, Any]:
-    """The record without device, which is known only once a model is loaded."""
+    """The fields of a RunRecord that are known before anything is loaded."""
     return {
         "command": typed_command(),
         "config": asdict(config),
@@ -32,9 +35,59 @@ def provenance(config: Any) -> dict[str, Any]:
         "dirty": bool(_git("status", "--porcelain")),
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
-        "seed": getattr(config, "seed", None),
+        "seed": config.seed,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def open_run(out: Path, record: RunRecord, redo: bool = True) -> None:
+    """Start a run directory, or resume in one that holds the same work.
+
+    Args:
+        redo: may a finished run be opened again? What it asked is kept, its results are written anew.
+
+    Raises:
+        BadInput: it holds something else.
+    """
+    path = out / "run.json"
+    if path.exists():
+        old = read_record(path, RunRecord)
+        differs = sorted(
+            k for k in record.identity.keys() | old.identity if old.identity.get(k) != record.identity.get(k)
+        )
+        if differs:
+            raise BadInput(f"out={out}: holds another run (differs in {', '.join(differs)}); choose a new directory")
+        if old.status == "finished" and not redo:
+            raise BadInput(f"out={out}: holds a finished run; choose a new directory")
+    elif out.exists() and any(out.iterdir()):
+        raise BadInput(f"out={out}: is not empty and holds no run; choose a new directory")
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+
+
+def read_record(path: Path, kind: type[T]) -> T:
+    """A JSON file of a run as the dataclass it was written from.
+
+    Raises:
+        BadInput: it is not such a file, or of another schema version; naming the file and the first wrong key.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    wanted = f"expected what this version of Gapwise writes (schema_version {SCHEMA_VERSION})"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read: {first_line(error)}; {wanted}") from None
+    version = found.get("schema_version", 1) if isinstance(found, dict) else None
+    if version != SCHEMA_VERSION:
+        what = "no record of a run" if version is None else f"schema_version {version}"
+        raise BadInput(f"{path}: {what}; {wanted}: run it again")
+    try:
+        return TypeAdapter(kind).validate_python(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; {wanted}") from None
 
 
 def typed_command() -> list[str]:
@@ -75,7 +128,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise RunFailed(
             f"{path}: cannot be written: {error.strerror}; nothing before it is lost: with room on the disk, the same "
-            "command with the same out=DIR goes on from here"
+            "command with the same out=DIR resumes from here"
         ) from None
 
 
@@ -91,8 +144,9 @@ def write_whole(path: Path, text: str) -> None:
             raise
 
 
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """A JSON file, whole or not at all."""
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file of a dictionary or a dataclass, whole or not at all."""
+    value = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
 
 

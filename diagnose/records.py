@@ -9,9 +9,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 CLASSES = ("none", "format", "knowledge_latent", "knowledge_absent", "knowledge_skill", "preference")
-"""The gap classes of DESIGN §2, in the order of every array that has a class axis."""
+"""The gap classes, in the order of every array that has a class axis."""
 
 KNOWLEDGE = CLASSES[2:5]
+SCHEMA_VERSION = 2
+"""Of every JSON file that a run leaves."""
 Interval = tuple[float, float]
 Turns = tuple[tuple[str, str], ...]
 """A conversation as (role, content) pairs."""
@@ -193,8 +195,8 @@ class SliceVerdict:
 
     slice: str
     n: int
-    verdict: str
-    kind: str | None
+    verdict: Verdict
+    kind: Kind | None
     p_verdict: float
     p_classes: dict[str, float]
     needs_items: int
@@ -226,8 +228,8 @@ def least_lifts(lifts: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict
 class Recommendation:
     """What to do about the slices that share a gap."""
 
-    method: str
-    train_method: str | None
+    method: Method
+    train_method: TrainMethod | None
     slices: list[str]
     p_verdict: float
     p_best: float
@@ -251,6 +253,37 @@ class Recommendation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """run.json: what a run was, whichever verb made it."""
+
+    command: list[str]
+    config: dict[str, Any]
+    commit: str | None
+    dirty: bool
+    versions: dict[str, str]
+    python: str
+    seed: int | None
+    started: str
+    identity: dict[str, str]
+    """What makes two runs the same work: a run directory is resumed only by the same."""
+    device: str | None = None
+    status: Status = "running"
+    reason: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnosisRun(RunRecord):
+    """run.json of a diagnosis."""
+
+    family: str | None
+    """Type of the model's architecture, or a served model's name."""
+    prompt_format: dict[str, Any]
+    """Everything that decides how a prompt becomes tokens."""
+    prompt_format_sha: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Diagnosis:
     """The whole of diagnosis.json."""
 
@@ -262,7 +295,7 @@ class Diagnosis:
     controls: dict[str, Any]
     recommendations: list[Recommendation]
     calibration: str = "none"
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
         """Stable bytes: the same diagnosis gives the same text."""

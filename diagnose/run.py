@@ -25,8 +25,8 @@ from diagnose.models import load_model
 from diagnose.models.base import Model, prompt_format_sha
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.provenance import ROOT, provenance, write_json, write_whole, writing
-from diagnose.records import Diagnosis
+from diagnose.provenance import ROOT, open_run, provenance, write_json, write_whole
+from diagnose.records import Diagnosis, DiagnosisRun
 from diagnose.report.console import show_diagnosis
 from diagnose.report.html import render_markdown, render_report
 from diagnose.report.progress import Bars
@@ -58,23 +58,24 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     model = load_model(config.model)
     model.check(evalset.items, config.seed)
     config = replace(config, probes=replace(config.probes, enabled=_askable(config, model)))
-    record = provenance(config) | {
-        "device": model.device,
-        "family": model.family,
-        "prompt_format": model.prompt_format,
-        "prompt_format_sha": prompt_format_sha(model.prompt_format),
-    }
-    identity = _identity(evalset, record, config)
-    _open(out, record | {"identity": identity, "status": "running"})
+    record = DiagnosisRun(
+        **provenance(config),
+        identity=_identity(evalset, model, config),
+        device=model.device,
+        family=model.family,
+        prompt_format=model.prompt_format,
+        prompt_format_sha=prompt_format_sha(model.prompt_format),
+    )
+    open_run(out, record)
     with Bars(items=evalset.items) as bars:
         log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read, bars.saw)
         print(_asked(evalset, config, len(log)), file=sys.stderr)
         evalset = spend(model, evalset, config.probes, config.rule, log, judges, bars.settled)
-    diagnosis = conclude(config, evalset, log, record, identity, rows)
+    diagnosis = conclude(config, evalset, log, record, rows)
     write_whole(out / "diagnosis.json", diagnosis.to_json())
     write_whole(out / "report.html", render_report(diagnosis))
     write_whole(out / "report.md", render_markdown(diagnosis))
-    write_json(out / "run.json", record | {"identity": identity, "status": "finished"})
+    write_json(out / "run.json", replace(record, status="finished"))
     log_diagnosis(config.wandb, diagnosis, out)
     show_diagnosis(diagnosis, str(out / "report.html"))
     if config.launch:
@@ -96,8 +97,7 @@ def conclude(
     config: DiagnoseConfig,
     evalset: EvalSet,
     log: AnswerLog,
-    record: dict[str, Any],
-    identity: dict[str, str],
+    record: DiagnosisRun,
     rows: dict[str, dict[str, int]],
 ) -> Diagnosis:
     """Everything after the last question: attribution, verdicts, recommendation. No model here."""
@@ -109,12 +109,12 @@ def conclude(
     command = f"python train.py diagnosis={shlex.quote(str(config.out))}{weights}"
     advice = recommend(evalset, judged, found, log, config.rule, rows, rng, command)
     # Not the weights' times: another clone of the same model and set makes the same decision.
-    lasting = {k: v for k, v in identity.items() if k != "weights"}
+    lasting = {k: v for k, v in record.identity.items() if k != "weights"}
     decision = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:12]
     return Diagnosis(
         decision_id=decision,
-        run=record,
-        prompt_format_sha=record["prompt_format_sha"],
+        run=asdict(record),
+        prompt_format_sha=record.prompt_format_sha,
         evalset={
             "sha256": evalset.sha256,
             "items": len(evalset.items),
@@ -129,7 +129,7 @@ def conclude(
             "margins": _per_slice(margin_controls, evalset, log),
         },
         recommendations=advice,
-        calibration=version_for(config.rule, record.get("family")),
+        calibration=version_for(config.rule, record.family),
     )
 
 
@@ -177,17 +177,17 @@ def rows_at_hand(data: DataConfig) -> dict[str, dict[str, int]]:
     return {method: dict(counts[SOURCE[method]]) for method in TRAINING}
 
 
-def _identity(evalset: EvalSet, record: dict[str, Any], config: DiagnoseConfig) -> dict[str, str]:
+def _identity(evalset: EvalSet, model: Model, config: DiagnoseConfig) -> dict[str, str]:
     """What makes two sets of answers the same measurement."""
 
     def sha(value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    model = {k: v for k, v in asdict(config.model).items() if k not in SAME_ANSWERS}
+    settings = {k: v for k, v in asdict(config.model).items() if k not in SAME_ANSWERS}
     return {
         "evalset": evalset.sha256[:16],
-        "prompt_format": record["prompt_format_sha"],
-        "model": sha(model),
+        "prompt_format": prompt_format_sha(model.prompt_format),
+        "model": sha(settings),
         "weights": sha(_weights(config.model.path)),
         "probes": sha(asdict(config.probes)),
         "judge": sha([config.judge.path, config.judge.base_url, config.judge.name]),
@@ -198,21 +198,3 @@ def _identity(evalset: EvalSet, record: dict[str, Any], config: DiagnoseConfig) 
 def _weights(path: str | None) -> list[tuple[str, int, int]]:
     """Names, sizes and times of local weights, so that answers of a model that was trained on are not taken for its."""
     return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(path or "").glob("*.safetensors"))]
-
-
-def _open(out: Path, record: dict[str, Any]) -> None:
-    """Start a run directory, or go on in one that holds answers to the same questions."""
-    before = out / "run.json"
-    if before.exists():
-        try:
-            old = dict(json.loads(before.read_text())["identity"])
-        except (ValueError, KeyError, TypeError):
-            raise BadInput(f"out={out}: its run.json is no record of a run; choose a new directory") from None
-        differs = sorted(k for k in record["identity"] if old.get(k) != record["identity"][k])
-        if differs:
-            raise BadInput(f"out={out}: holds another run (differs in {', '.join(differs)}); choose a new directory")
-    elif out.exists() and any(out.iterdir()):
-        raise BadInput(f"out={out}: is not empty and holds no run; choose a new directory")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    write_json(before, record)

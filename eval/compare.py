@@ -18,7 +18,8 @@ from diagnose.probes.table import Probe
 from diagnose.records import EvalItem
 from eval.config import GateConfig
 from eval.measure import ARM_PROBE, Measurement
-from eval.records import RunResult, SliceDelta
+from eval.records import Change, Outcome, Role, RunResult, SliceDelta
+from train.records import TrainingRun
 
 ALPHA = 0.05
 FLIPS = 10_000
@@ -26,7 +27,7 @@ FLIPS = 10_000
 
 
 def compare_run(
-    record: dict[str, Any],
+    record: TrainingRun,
     name: str,
     base: Measurement,
     tuned: Measurement,
@@ -41,20 +42,17 @@ def compare_run(
         guard: slices that must not change.
     """
     slices = sorted({s for i in base.items.values() for s in i.slices})
-    named = {s for rows in record["data"].values() for s in rows["rows"] if s}
+    named = {s for rows in record.data.values() for s in rows["rows"] if s}
     targets = (named & set(slices) or set(slices)) - set(guard)
-    excluded = set(record.get("excluded_items", []))
-    raw = [
-        _slice(s, base, tuned, gate, _role(s, targets, guard, gate.critical), arms, excluded, record) for s in slices
-    ]
+    raw = [_slice(s, base, tuned, gate, _role(s, targets, guard, gate.critical), arms, record) for s in slices]
     deltas = _holm(raw)
-    pooled = _pooled_guard(base, tuned, guard, gate.margin, excluded)
+    pooled = _pooled_guard(base, tuned, guard, gate.margin)
     verdict, reason = _verdict(deltas, pooled, gate)
     realised = {d.slice: {"predicted": d.predicted, "realised": d.delta} for d in deltas if d.predicted}
     return RunResult(
         run=name,
-        method=record["method"],
-        seed=record["seed"],
+        method=record.method,
+        seed=record.seed or 0,
         slices=deltas,
         guard=pooled,
         predicted_lift=realised,
@@ -145,7 +143,7 @@ def _clusters(items: list[EvalItem]) -> list[str] | None:
     return [i.cluster or i.id for i in items] if any(i.cluster for i in items) else None
 
 
-def _role(name: str, targets: set[str], guard: list[str], critical: list[str]) -> str:
+def _role(name: str, targets: set[str], guard: list[str], critical: list[str]) -> Role:
     if name in critical:
         return "critical"
     return "guard" if name in guard else "target" if name in targets else "other"
@@ -156,12 +154,11 @@ def _slice(
     base: Measurement,
     tuned: Measurement,
     gate: GateConfig,
-    role: str,
+    role: Role,
     arms: list[str],
-    excluded: set[str],
-    record: dict[str, Any],
+    record: TrainingRun,
 ) -> SliceDelta:
-    members = [i for i in base.items.values() if name in i.slices and i.id not in excluded]
+    members = [i for i in base.items.values() if name in i.slices]
     items, success = pairs(base, tuned, members)
     n, clusters = len(items), _clusters(items)
     diff = success[:, 1] - success[:, 0]
@@ -192,7 +189,7 @@ def _slice(
         },
         reversion=_reversion(fixed, base, tuned),
         confidence_when_wrong={"before": _overconfidence(base, items), "after": _overconfidence(tuned, items)},
-        predicted=record.get("predicted_lift", {}).get(name),
+        predicted=record.predicted_lift.get(name),
         role=role,
         verdict=_slice_verdict(success, low, high, gate.margin, clusters),
     )
@@ -200,7 +197,7 @@ def _slice(
 
 def _slice_verdict(
     success: np.ndarray, low: float | None, high: float | None, margin: float, clusters: list[str] | None
-) -> str:
+) -> Change:
     if low is None or high is None:
         return "tie"
     if low > 0 or high < 0:
@@ -224,11 +221,9 @@ def _holm(deltas: list[SliceDelta]) -> list[SliceDelta]:
     return out
 
 
-def _pooled_guard(
-    base: Measurement, tuned: Measurement, guard: list[str], margin: float, excluded: set[str]
-) -> dict[str, Any]:
+def _pooled_guard(base: Measurement, tuned: Measurement, guard: list[str], margin: float) -> dict[str, Any]:
     """All guard items together: two one-sided tests at .05, read off the 90 % interval."""
-    members = [i for i in base.items.values() if set(i.slices) & set(guard) and i.id not in excluded]
+    members = [i for i in base.items.values() if set(i.slices) & set(guard)]
     items, success = pairs(base, tuned, members)
     if not items:
         return {"slices": guard, "n": 0, "delta": None, "low": None, "high": None, "equivalent": None}
@@ -238,7 +233,7 @@ def _pooled_guard(
     return {"slices": guard, "n": len(items), "delta": delta, "low": low, "high": high, "equivalent": bool(same)}
 
 
-def _verdict(deltas: list[SliceDelta], guard: dict[str, Any], gate: GateConfig) -> tuple[str, str]:
+def _verdict(deltas: list[SliceDelta], guard: dict[str, Any], gate: GateConfig) -> tuple[Outcome, str]:
     """PASS, WARN, BLOCK or INCONCLUSIVE (CONTRACTS), and why."""
     hurt = [d.slice for d in deltas if d.slice in gate.critical and d.high is not None and d.high < 0]
     if hurt:

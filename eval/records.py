@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-from diagnose.records import rounded
+from diagnose.records import SCHEMA_VERSION, TrainMethod, rounded
+
+Role = Literal["target", "guard", "critical", "other"]
+Change = Literal["better", "worse", "equivalent", "tie"]
+Outcome = Literal["PASS", "WARN", "BLOCK", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +19,7 @@ class SliceDelta:
 
     slice: str
     n: int
-    measure: str
+    measure: Literal["strict", "preferred"]
     """`strict`, or `preferred`: strict and accepted by the slice's rule."""
     before: float | None
     after: float | None
@@ -39,10 +43,8 @@ class SliceDelta:
     """Of the fixed items, the share of paraphrases answered with the base's old wrong answer."""
     confidence_when_wrong: dict[str, float | None]
     predicted: dict[str, float] | None
-    role: str
-    """`target`, `guard`, `critical` or `other`."""
-    verdict: str
-    """`better`, `worse`, `equivalent` or `tie`."""
+    role: Role
+    verdict: Change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +52,13 @@ class RunResult:
     """One run over all slices."""
 
     run: str
-    method: str
+    method: TrainMethod
     seed: int
     slices: list[SliceDelta]
     guard: dict[str, Any]
     """Pooled guard slices: n, delta, 90 % interval, equivalent."""
     predicted_lift: dict[str, Any]
-    verdict: str
+    verdict: Outcome
     reason: str
 
 
@@ -77,7 +79,7 @@ class Comparison:
     by_target: list[dict[str, Any]]
     """The same for every set of target slices."""
     provenance: dict[str, Any]
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
         """Stable bytes."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ from diagnose.models import load_model
 from diagnose.models.base import prompt_format_differs, prompt_format_sha
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.provenance import file_sha, provenance, write_json, write_whole
+from diagnose.provenance import file_sha, open_run, provenance, read_record, write_json, write_whole
+from diagnose.records import Diagnosis, RunRecord
 from diagnose.report.progress import Bars
 from eval.compare import best_and_regret, compare_run
 from eval.config import EvalConfig
@@ -26,8 +26,9 @@ from eval.records import Comparison, RunResult
 from eval.report import render_report
 from eval.tracking import log_comparison
 from train.config import read_diagnosis
+from train.records import TrainingRun
 
-Found = list[tuple[Path, dict[str, Any]]]
+Found = list[tuple[Path, TrainingRun]]
 Ruler = dict[str, Any]
 """evalset_sha256, prompt_format_sha, base and render that base and runs share."""
 
@@ -40,19 +41,21 @@ def run(config: EvalConfig) -> Comparison:
         Blocked, Inconclusive: with gate=true, by the verdict.
     """
     diagnosis = read_diagnosis(config.diagnosis)
-    then = diagnosis["run"]["config"]
+    then = diagnosis.run["config"]
     evalset = read_evalset(EvalSetConfig(**then["evalset"]))
-    if evalset.sha256 != diagnosis["evalset"]["sha256"]:
+    if evalset.sha256 != diagnosis.evalset["sha256"]:
         raise BadInput(
             f"{then['evalset']['path']}: changed since the diagnosis (sha {evalset.sha256[:8]} ≠ "
-            f"{diagnosis['evalset']['sha256'][:8]}); run diagnose.py again on it"
+            f"{diagnosis.evalset['sha256'][:8]}); run diagnose.py again on it"
         )
     runs, skipped, ruler = find_runs(str(config.runs), diagnosis)
     guard = _guard(config, diagnosis)
     out = Path(config.out or "")
-    _open(out, config)
+    same = {"diagnosis": str(config.diagnosis), "arms": ",".join(config.arms), "seed": str(config.seed)}
+    record = RunRecord(**provenance(config), identity=same)
+    open_run(out, record)
     # Base and runs are asked by the same machinery: after a diagnosis over HTTP the base is asked locally too.
-    local = then["model"] if then["model"]["kind"] == "hf" else runs[0][1]["config"]["model"]
+    local = then["model"] if then["model"]["kind"] == "hf" else runs[0][1].config["model"]
     settings = ModelConfig(**local)
     settings = replace(
         settings, batch_size=config.batch_size or settings.batch_size, device=config.device or settings.device
@@ -69,7 +72,7 @@ def run(config: EvalConfig) -> Comparison:
     results = [compare_run(r, str(p), base, measured[str(p)], config.gate, guard, config.arms) for p, r in runs]
     by_target = _by_target(results, measured, diagnosis)
     comparison = Comparison(
-        decision_id=diagnosis["decision_id"],
+        decision_id=diagnosis.decision_id,
         diagnosis=str(config.diagnosis),
         base={"model": settings.path, "prompt_format_sha": ruler["prompt_format_sha"], "evalset": evalset.sha256},
         arms=config.arms,
@@ -78,11 +81,11 @@ def run(config: EvalConfig) -> Comparison:
         best=by_target[0]["best"],
         regret=by_target[0]["regret"],
         by_target=by_target,
-        provenance=provenance(config),
+        provenance=asdict(record),
     )
     write_whole(out / "comparison.json", comparison.to_json())
     write_whole(out / "report.html", render_report(comparison))
-    write_json(out / "run.json", comparison.provenance | {"status": "finished"})
+    write_json(out / "run.json", replace(record, status="finished"))
     log_comparison(config.wandb, comparison, out)
     show_comparison(comparison, str(out / "report.html"))
     _exit_by_verdict(config, results)
@@ -116,7 +119,7 @@ def ask(
     return found
 
 
-def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str, str], Ruler]:
+def find_runs(pattern: str, diagnosis: Diagnosis) -> tuple[Found, dict[str, str], Ruler]:
     """Finished runs that were measured with the diagnosis's ruler; the others with the reason; and that ruler.
 
     Where the diagnosis asked a server, its render cannot be seen whole: the first run's is then the ruler of all.
@@ -130,23 +133,23 @@ def find_runs(pattern: str, diagnosis: dict[str, Any]) -> tuple[Found, dict[str,
     found: Found = []
     skipped = {}
     ruler: Ruler = {
-        "evalset_sha256": diagnosis["evalset"]["sha256"],
-        "prompt_format_sha": diagnosis["prompt_format_sha"],
-        "base": diagnosis["run"]["config"]["model"]["path"],
-        "prompt_format": diagnosis["run"].get("prompt_format") or {},
+        "evalset_sha256": diagnosis.evalset["sha256"],
+        "prompt_format_sha": diagnosis.prompt_format_sha,
+        "base": diagnosis.run["config"]["model"]["path"],
+        "prompt_format": diagnosis.run.get("prompt_format") or {},
     }
-    served = diagnosis["run"]["config"]["model"]["kind"] != "hf"
+    served = diagnosis.run["config"]["model"]["kind"] != "hf"
     for path in paths:
-        record = json.loads((path / "run.json").read_text(encoding="utf-8"))
-        if record.get("status") != "finished":
-            skipped[str(path)] = f"{record.get('status')}: {record.get('reason')}"
+        record = read_record(path / "run.json", TrainingRun)
+        if record.status != "finished":
+            skipped[str(path)] = f"{record.status}: {record.reason}"
             continue
         if served and not found:
-            ruler |= {key: record.get(key) for key in ("prompt_format_sha", "base")}
+            ruler |= {key: getattr(record, key) for key in ("prompt_format_sha", "base")}
         differs = [
-            f"{key}: {str(record.get(key))[:8]} ≠ {str(ruler[key])[:8]}"
+            f"{key}: {str(getattr(record, key))[:8]} ≠ {str(ruler[key])[:8]}"
             for key in ("evalset_sha256", "prompt_format_sha", "base")
-            if record.get(key) != ruler[key]
+            if getattr(record, key) != ruler[key]
         ]
         if differs:
             raise BadInput(f"{path}: not comparable with the diagnosis ({'; '.join(differs)})")
@@ -161,30 +164,16 @@ def _weights(path: Path) -> str:
     return file_sha(path / "adapter" / "adapter_model.safetensors")[:8]
 
 
-def _guard(config: EvalConfig, diagnosis: dict[str, Any]) -> list[str]:
-    names = {v["slice"]: v["verdict"] for v in diagnosis["slices"]}
+def _guard(config: EvalConfig, diagnosis: Diagnosis) -> list[str]:
+    names = {v.slice: v.verdict for v in diagnosis.slices}
     unknown = [s for s in [*(config.gate.guard or []), *config.gate.critical] if s not in names]
     if unknown:
         raise BadInput(f"gate: no slice {', '.join(unknown)}; the diagnosis has {', '.join(names)}")
     return config.gate.guard if config.gate.guard is not None else [s for s, v in names.items() if v == "none"]
 
 
-def _open(out: Path, config: EvalConfig) -> None:
-    before = out / "run.json"
-    record = provenance(config)
-    if before.exists():
-        old = json.loads(before.read_text(encoding="utf-8"))["config"]
-        differs = sorted(k for k in ("diagnosis", "arms", "seed") if old.get(k) != record["config"][k])
-        if differs:
-            raise BadInput(f"out={out}: holds another comparison (differs in {', '.join(differs)}); choose a new one")
-    elif out.exists() and any(out.iterdir()):
-        raise BadInput(f"out={out}: is not empty and holds no comparison; choose a new directory")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(before, record | {"status": "running"})
-
-
 def _by_target(
-    results: list[RunResult], measured: dict[str, Measurement], diagnosis: dict[str, Any]
+    results: list[RunResult], measured: dict[str, Measurement], diagnosis: Diagnosis
 ) -> list[dict[str, Any]]:
     """Methods are compared where they were trained for the same slices; the set with most methods comes first."""
     groups: dict[tuple[str, ...], list[RunResult]] = defaultdict(list)
@@ -193,7 +182,7 @@ def _by_target(
     found = []
     for targets, members in groups.items():
         success = {r.run: _successes(measured[r.run], set(targets)) for r in members}
-        advised = [r["train_method"] for r in diagnosis["recommendations"] if set(r["slices"]) & set(targets)]
+        advised = [r.train_method for r in diagnosis.recommendations if set(r.slices) & set(targets)]
         best, regret = best_and_regret(members, success, next((m for m in advised if m), None))
         methods = sorted({r.method for r in members})
         found.append({"slices": list(targets), "methods": methods, "best": best, "regret": regret})

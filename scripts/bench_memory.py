@@ -24,7 +24,8 @@ from diagnose.models.base import Completion, Constraint, Score
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
 from diagnose.probes.table import Probe
-from diagnose.records import EvalItem, Prompt
+from diagnose.provenance import provenance
+from diagnose.records import DiagnosisRun, EvalItem, Prompt
 from diagnose.report.html import render_report
 from diagnose.run import conclude
 
@@ -84,13 +85,11 @@ def main() -> None:
         evalset, judges = read_evalset(config.evalset), Judges(config.judge)
         log = AnswerLog(Path(folder) / "answers.jsonl", 0, read=judges.read)
         evalset = spend(Scripted(), evalset, config.probes, config.rule, log, judges)
-        record: dict[str, Any] = {
-            "prompt_format_sha": "",
-            "command": [],
-            "config": {"model": {"path": "scripted"}, "evalset": {"path": "rows"}},
-        }
-        record |= {"seed": 0, "started": "", "commit": "", "dirty": False, "python": "", "versions": {}, "device": ""}
-        page = render_report(conclude(config, evalset, log, record, {}, {}))
+        shown = {"model": {"path": "scripted"}, "evalset": {"path": "rows"}}
+        record = DiagnosisRun(
+            **provenance(config) | {"config": shown}, identity={}, family=None, prompt_format={}, prompt_format_sha=""
+        )
+        page = render_report(conclude(config, evalset, log, record, {}))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.perf_counter() - start
     found = {

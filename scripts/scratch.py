@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from diagnose.models.batches import padded
+
 Segments = list[tuple[str, bool]]
 """One document as (text, is it trained on) pieces; pieces meet where the tokenizer splits in any case."""
 
@@ -77,8 +79,7 @@ def says_exactly(model: Any, tokenizer: PreTrainedTokenizerFast, pairs: list[tup
         part = pairs[start : start + 64]
         heads = tokenizer([a for a, _ in part], add_special_tokens=False)["input_ids"]
         tails = tokenizer([b for _, b in part], add_special_tokens=False)["input_ids"]
-        width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))
-        ids = torch.tensor([h + t + [0] * (width - len(h) - len(t)) for h, t in zip(heads, tails, strict=True)])
+        ids, _ = padded([h + t for h, t in zip(heads, tails, strict=True)], 0, "cpu")
         best = model(ids).logits.argmax(-1)
         for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
             hits += best[row, len(head) - 1 : len(head) + len(tail) - 1].tolist() == tail

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diagnose.records import DiagnosisRun
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: the workers share the cores
 
 import pytest
@@ -182,6 +184,14 @@ def _content(text: str) -> str:
     return str(json.loads(text)["value"]) if text.startswith("{") else text.removeprefix(WANTED_TONE)
 
 
+def run_record(seed: int = 0) -> DiagnosisRun:
+    """The record of a scripted diagnosis."""
+    return DiagnosisRun(
+        command=["diagnose.py"], config={}, commit=None, dirty=False, versions={}, python="3.11", seed=seed, started="",
+        identity={"seed": str(seed)}, family=None, prompt_format={}, prompt_format_sha="scripted",
+    )  # fmt: skip
+
+
 @pytest.fixture
 def diagnose_scripted(tmp_path: Path, rule: RuleConfig) -> Iterator[Any]:
     """Diagnose a scripted model on planted rows: classes → Diagnosis."""
@@ -201,7 +211,6 @@ def diagnose_scripted(tmp_path: Path, rule: RuleConfig) -> Iterator[Any]:
         judges = Judges(config.judge)
         log = AnswerLog(tmp_path / f"answers_{seed}.jsonl", seed, read=judges.read)
         evalset = spend(model(rows), evalset, config.probes, rule, log, judges)
-        record = {"prompt_format_sha": "scripted", "config": {}, "seed": seed}
-        return conclude(config, evalset, log, record, {"seed": str(seed)}, {})
+        return conclude(config, evalset, log, run_record(seed), {})
 
     yield diagnose

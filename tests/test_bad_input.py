@@ -36,6 +36,7 @@ from diagnose.errors import BadInput, GapwiseError
 from diagnose.grading.grader import KINDS as GRADER_KINDS
 from diagnose.grading.ifeval import KINDS
 from diagnose.items.rows import MAX_ROW_BYTES
+from diagnose.records import Grader
 
 DEMO = ROOT / "tests" / "data" / "demo"
 MODEL = DEMO / "model"
@@ -169,7 +170,7 @@ FIELDS: list[Rows] = [
 ]
 GRADERS: list[Rows] = [
     ("unknown grader", JSONL, graded("bleu"), ":1", "grader kind 'bleu'; allowed: exact, regex, number"),
-    ("misspelt grader key", JSONL, graded("number", _tolerence=1), ":1", "grader.tolerence: no such key; allowed:"),
+    ("misspelt grader key", JSONL, graded("number", _tolerence=1), ":1", "grader.tolerence: unknown key; allowed:"),
     ("negative tolerance", JSONL, graded("number", _tolerance=-1), ":1", "tolerance is -1; expected a number"),
     ("marker is a number", JSONL, graded("number", _marker=4), ":1", "grader.marker is 4; expected a text"),
     ("schema of no type", JSONL, schema({"type": "strin"}), ":1", "not a JSON Schema: 'strin'"),
@@ -287,7 +288,7 @@ def test_null_keys_of_a_grader_are_absent_ones(tmp_path: Path) -> None:
     rows = [GOOD | {"grader": {"kind": "regex", "pattern": "^Oak"}}, GOOD | {"id": "b", "grader": {"kind": "exact"}}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "set.parquet")
     items = read_evalset(EvalSetConfig(path=str(tmp_path / "set.parquet"))).items
-    assert [i.grader for i in items] == [row["grader"] for row in rows]
+    assert [i.grader for i in items] == [Grader("regex", pattern="^Oak"), Grader("exact")]
 
 
 def test_a_large_row_costs_no_more_than_the_limit(tmp_path: Path, rule: RuleConfig) -> None:
@@ -410,8 +411,8 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_read(tm
 
 
 COMMANDS: list[tuple[str, list[str], str]] = [
-    ("unknown key", ["model.pth=x"], "model.pth: no such setting; allowed: kind, path"),
-    ("unknown key that is added", ["+evalset.pth=x"], "evalset.pth: no such setting; allowed: path"),
+    ("unknown key", ["model.pth=x"], "model.pth: unknown setting; allowed: kind, path"),
+    ("unknown key that is added", ["+evalset.pth=x"], "evalset.pth: unknown setting; allowed: path"),
     ("column misspelt", ["evalset.columns.promt=question"], "evalset.columns.promt: no field of an eval item; allowed"),
     ("wrong type", ["seed=many"], "seed=many: Value 'many' of type 'str' could not be converted to Integer"),
     ("unknown option of a group", ["model=gpt9"], "model=gpt9: no such file in conf/model; allowed: demo, "),
@@ -742,7 +743,7 @@ def test_a_full_disk_ends_with_one_sentence_and_loses_nothing(
     out, done = full_disk
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and "File too large" in done.stderr
-    assert "the same command with the same out=DIR goes on from here" in done.stderr
+    assert "the same command with the same out=DIR resumes from here" in done.stderr
     assert json.loads((out / "run.json").read_text())["status"] == "running"
     assert not (out / "diagnosis.json").exists()
     left = (out / "answers.jsonl").read_bytes()

@@ -11,7 +11,6 @@ import pytest
 from diagnose.config import EvalSetConfig
 from diagnose.errors import BadInput
 from diagnose.items.evalset import RESERVED, read_evalset
-from diagnose.records import Grader
 
 GOOD = {"id": "a", "slice": "s", "prompt": "Capital of France?", "target": "Paris"}
 
@@ -32,18 +31,18 @@ BAD = [
     (line(target=...), ":1: neither target nor chosen"),
     (line(target=""), ":1: target is empty"),
     (line(target={"a": 1}), ":1: target holds a dict"),
-    (line(grader=Grader("magic")), ":1: grader kind 'magic'; allowed:"),
+    (line(grader={"kind": "magic"}), ":1: grader kind 'magic'; allowed:"),
     (line(messages=[]), ":1: messages must be"),
     (line(messages=[{"role": "assistant", "content": "x"}]), ":1: messages must be"),
     (line(slice=[]), ":1: slice is an empty list"),
     (line(context=["x"]), ":1: context is a list; expected text"),
-    (line(grader=Grader("json")), "gold answers that fail their own json grader"),
-    (line(grader=Grader("number")), "gold answers that fail their own number grader"),
+    (line(grader={"kind": "json"}), "gold answers that fail their own json grader"),
+    (line(grader={"kind": "number"}), "gold answers that fail their own number grader"),
     (
         line(chosen="Paris", grader={"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladdly"}}),
         "chosen fails its own rule",
     ),
-    (line(chosen="Lyon", grader=Grader("contains")), "gold answers that fail their own contains grader"),
+    (line(chosen="Lyon", grader={"kind": "contains"}), "gold answers that fail their own contains grader"),
 ]
 
 
@@ -123,4 +122,4 @@ def test_the_identity_of_a_set_covers_rows_mapping_and_grader(tmp_path: Path) ->
     base = many(tmp_path, [GOOD]).sha256
     assert base == many(tmp_path, [GOOD]).sha256
     assert base != many(tmp_path, [GOOD | {"target": "Lyon"}]).sha256
-    assert base != many(tmp_path, [GOOD], grader=Grader("contains")).sha256
+    assert base != many(tmp_path, [GOOD], grader={"kind": "contains"}).sha256

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, run_verb
+
+from diagnose.provenance import write_json
+from train.records import TrainingRun
 
 TRUTH = json.loads((ROOT / "tests" / "data" / "demo" / "truth.json").read_text())
 
@@ -16,7 +20,7 @@ def test_the_demo_s_planted_gaps_are_found(demo_diagnosis: Path) -> None:
     found = json.loads((demo_diagnosis / "diagnosis.json").read_text())
     assert {v["slice"]: {"verdict": v["verdict"], "kind": v["kind"]} for v in found["slices"]} == TRUTH
     assert all(v["p_verdict"] >= 0.9 and v["n"] >= 48 for v in found["slices"])
-    assert found["schema_version"] == 1 and found["calibration"] == "planted-2"
+    assert found["schema_version"] == 2 and found["calibration"] == "planted-2"
     assert (demo_diagnosis / "report.html").stat().st_size > 10_000
 
 
@@ -83,13 +87,26 @@ def compare(diagnosis: Path, folder: Path) -> None:
     assert "stone_json" in done.stdout and (out / "report.html").exists()
 
 
+def training_run(**changes: Any) -> TrainingRun:
+    fields: dict[str, Any] = {
+        "command": ["train.py"], "config": {}, "commit": None, "dirty": False, "versions": {}, "python": "3.11",
+        "seed": 0, "started": "", "identity": {}, "status": "finished", "diagnosis": "d", "decision_id": "d",
+        "base": "m", "prompt_format_sha": "r", "evalset_sha256": "e", "method": "sft", "recommended": True, "lora": {},
+        "args": {}, "data": {}, "predicted_lift": {}, "gates": {}, "metrics": {},
+    }  # fmt: skip
+    return TrainingRun(**fields | changes)
+
+
 def test_runs_on_another_eval_set_are_refused(demo_diagnosis: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     found = json.loads((demo_diagnosis / "diagnosis.json").read_text())
-    record = {"status": "finished", "evalset_sha256": "0" * 64, "prompt_format_sha": found["prompt_format_sha"]}
-    record["base"] = found["run"]["config"]["model"]["path"]
-    (run / "run.json").write_text(json.dumps(record))
+    record = training_run(
+        evalset_sha256="0" * 64,
+        prompt_format_sha=found["prompt_format_sha"],
+        base=found["run"]["config"]["model"]["path"],
+    )
+    write_json(run / "run.json", record)
     done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={run}", f"out={tmp_path / 'out'}")
     assert done.returncode == 2
     assert "evalset_sha256: 00000000" in done.stderr
@@ -104,7 +121,7 @@ def test_no_runs_to_compare(demo_diagnosis: Path, pattern: str) -> None:
 
 
 def test_unfinished_runs_are_not_compared(demo_diagnosis: Path, tmp_path: Path) -> None:
-    (tmp_path / "run.json").write_text(json.dumps({"status": "failed", "reason": "killed"}))
+    write_json(tmp_path / "run.json", training_run(status="failed", reason="killed"))
     done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={tmp_path}")
     assert done.returncode == 2
     assert "none is finished" in done.stderr and "killed" in done.stderr

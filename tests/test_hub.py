@@ -24,7 +24,7 @@ configs:
 READ = """
 import json, sys
 from diagnose.errors import BadInput
-from diagnose.rows import read_rows
+from diagnose.items.rows import read_rows
 
 columns = {"prompt": "question", "target": "answer"}
 for name, subset, split in json.loads(sys.argv[1]):
@@ -36,7 +36,7 @@ for name, subset, split in json.loads(sys.argv[1]):
 ASK = """
 import sys
 from diagnose.config import ModelConfig
-from diagnose.hf import HFModel
+from diagnose.models.hf import HFModel
 from diagnose.records import Prompt
 
 model = HFModel(ModelConfig(path=sys.argv[1], device="cpu", max_new_tokens=16))

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diagnose.console as console
 import pytest
 from conftest import planted_rows
 from markdown_it import MarkdownIt
 from rich.console import Console
 
+import diagnose.report.console as console
 from diagnose.config import ProbesConfig, WandbConfig
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.missing import missing_probes

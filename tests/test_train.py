@@ -18,7 +18,8 @@ from conftest import ROOT, run_verb
 
 from diagnose.config import DataConfig, ModelConfig
 from diagnose.errors import BadInput
-from train.config import TrainConfig
+from diagnose.records import Grader, Judge
+from train.config import TrainConfig, read_diagnosis
 from train.data import Rows, for_trl, read_training
 from train.preflight import preflight
 from train.rlhf import split_by_prompt
@@ -229,7 +230,7 @@ def test_a_beginning_token_that_the_tokenizer_does_not_add_is_in_the_training_te
 def test_gold_reads_what_the_row_and_the_rule_can_tell() -> None:
     from train.gold import _gold, _item
 
-    rule = {"s": {"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladly"}}, "t": {"kind": "exact"}}
+    rule = {"s": Grader("contains", judge=Judge("rule", prefer="^Gladly")), "t": Grader("exact")}
     free = _item({"slice": "s", "prompt": [("user", "q")], "chosen": "Gladly, a long text."}, rule)
     assert (_gold(free, "Gladly, another text."), _gold(free, "no")) == (1.0, 0.0)
     named = _item({"slice": "s", "prompt": [("user", "q")], "chosen": "Gladly: x", "target": "x"}, rule)
@@ -305,6 +306,6 @@ def test_preflight_names_an_end_token_that_training_would_never_show(tmp_path: P
     )
     config = TrainConfig(model=ModelConfig(path=str(tmp_path / "model")))
     data = {"sft": Rows("sft", "", "", [{"prompt": [("user", "q")], "completion": "a", "slice": ""}])}
-    checks = {c.name: c for c in preflight(config, json.loads((demo_diagnosis / "diagnosis.json").read_text()), data)}
+    checks = {c.name: c for c in preflight(config, read_diagnosis(str(demo_diagnosis)), data)}
     assert not checks["end token"].ok
-    assert not checks["prompt_format"].ok and "chat_template" in checks["prompt_format"].message
+    assert not checks["prompt format"].ok and "chat_template" in checks["prompt format"].message

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
@@ -13,6 +12,8 @@ from typing import Any
 from diagnose.cli import register
 from diagnose.config import DataConfig, ModelConfig, WandbConfig, check_data
 from diagnose.errors import BadInput
+from diagnose.provenance import read_record
+from diagnose.records import Diagnosis
 from diagnose.text import hydra_list
 
 METHODS = ("sft", "dpo", "sft_dpo", "rlhf")
@@ -72,15 +73,15 @@ def resolve_recommended(arguments: list[str]) -> list[str]:
     named = [a.split("=", 1)[1] for a in arguments if a.startswith("diagnosis=")]
     if not named:
         raise BadInput("method=recommended: needs diagnosis=DIR")
-    wanted = [r for r in read_diagnosis(named[0])["recommendations"] if r["train_method"]]
+    wanted = [r for r in read_diagnosis(named[0]).recommendations if r.train_method]
     if not wanted:
         raise BadInput(f"method=recommended: {named[0]} recommends no training; see its report for what to do instead")
-    slices = hydra_list(wanted[0]["train_slices"])
-    out = [f"method={wanted[0]['train_method']}" if a == "method=recommended" else a for a in arguments]
+    slices = hydra_list(wanted[0].train_slices)
+    out = [f"method={wanted[0].train_method}" if a == "method=recommended" else a for a in arguments]
     return out if any(a.startswith("data.slices=") for a in out) else [*out, f"data.slices={slices}"]
 
 
-def read_diagnosis(folder: str | None) -> dict[str, Any]:
+def read_diagnosis(folder: str | None) -> Diagnosis:
     """diagnosis.json of a finished diagnosis.
 
     Raises:
@@ -91,13 +92,9 @@ def read_diagnosis(folder: str | None) -> dict[str, Any]:
             "diagnosis: missing; the run directory of a finished diagnosis, diagnosis=outputs/diagnose/<time>"
         )
     path = Path(folder) / "diagnosis.json"
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"diagnosis={folder}: holds no diagnosis.json; run diagnose.py first") from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}: not JSON: {error}") from None
-    return found
+    if not path.exists():
+        raise BadInput(f"diagnosis={folder}: holds no diagnosis.json; run diagnose.py first")
+    return read_record(path, Diagnosis)
 
 
 def check_train(config: TrainConfig) -> None:
@@ -122,10 +119,6 @@ def check_train(config: TrainConfig) -> None:
         raise BadInput(f"preflight={config.preflight}: allowed: run, only, off")
     if config.num_processes < 1:
         raise BadInput(f"num_processes={config.num_processes}: at least 1")
-    if config.data.bootstrap:
-        raise BadInput(
-            "data.bootstrap=true: rows from the diagnosis itself are not made yet; give data.sft or data.preferences"
-        )
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from diagnose.grading.grade import grade, prefers
 from diagnose.grading.grader import parse_grader
 from diagnose.models.base import lay_out
+from diagnose.models.batches import Halving
 from diagnose.models.decode import decode
 from diagnose.models.prefill import Reader
 from diagnose.models.weights import end_ids
@@ -108,8 +109,12 @@ class GoldWatch(TrainerCallback):
                 prompts.append(tokenizer(text, add_special_tokens=False)["input_ids"])
         ends = end_ids(settings, tokenizer)
         reader, steps = Reader(network, tokenizer.pad_token_id), settings.max_new_tokens or 64
-        parts = [prompts[at] for at in batches(len(prompts), settings)]
-        rows = [row for part in parts for row in decode(reader, part, copies=1, steps=steps, ends=ends)]
+        halving = Halving(reader.device)
+
+        def answered(part: Sequence[list[int]]) -> list[list[int]]:
+            return decode(reader, list(part), copies=1, steps=steps, ends=ends)
+
+        rows = [row for at in batches(len(prompts), settings) for row in halving.run(prompts[at], answered)]
         ended = [bool(r) and r[-1] in ends for r in rows]
         return [tokenizer.decode(r, skip_special_tokens=True) for r in rows], ended
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from diagnose.models.base import lay_out, prompt_format_differs
 from diagnose.models.weights import end_ids, load_tokenizer, prompt_format_of
+from diagnose.records import Diagnosis
 from train.config import ARGS_OF, TrainConfig
 from train.data import Rows
 
@@ -24,7 +25,7 @@ class Check:
     blocks: bool = True
 
 
-def preflight(config: TrainConfig, diagnosis: dict[str, Any], data: dict[str, Rows]) -> list[Check]:
+def preflight(config: TrainConfig, diagnosis: Diagnosis, data: dict[str, Rows]) -> list[Check]:
     """All checks, in the order in which a person would want to read them."""
     tokenizer = load_tokenizer(config.model)
     return [
@@ -37,8 +38,8 @@ def preflight(config: TrainConfig, diagnosis: dict[str, Any], data: dict[str, Ro
     ]
 
 
-def _same_prompt_format(config: TrainConfig, diagnosis: dict[str, Any], tokenizer: Any) -> Check:
-    measured = diagnosis["run"].get("prompt_format") or {}
+def _same_prompt_format(config: TrainConfig, diagnosis: Diagnosis, tokenizer: Any) -> Check:
+    measured = diagnosis.run.get("prompt_format") or {}
     now = current_prompt_format(config, tokenizer)
     differs = prompt_format_differs(now, measured)
     same = not differs
@@ -47,7 +48,7 @@ def _same_prompt_format(config: TrainConfig, diagnosis: dict[str, Any], tokenize
         if same
         else f"render differs from the diagnosis in: {', '.join(differs)}"
     )
-    return Check("prompt_format", same, text)
+    return Check("prompt format", same, text)
 
 
 def current_prompt_format(config: TrainConfig, tokenizer: Any = None) -> dict[str, Any]:

@@ -7,12 +7,13 @@ and rule of the eval set's slice, which the reward model never sees), and whethe
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from diagnose.errors import Blocked
+from diagnose.models.batches import Halving, padded
 from diagnose.stats import rate
 from train.gold import GoldWatch
 from train.job import Job, batches
@@ -74,8 +75,9 @@ def fit_reward_model(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, dict[st
 def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], list[bool]], list[float]]:
     """Rewards of texts, read at the answer's last token; an unfinished answer gets no end token."""
     tokenizer, device = job.tokenizer, next(reward_model.parameters()).device
+    halving = Halving(device)
 
-    def ids(prompt: Any, text: str, ended: bool) -> list[int]:
+    def encode(prompt: Any, text: str, ended: bool) -> list[int]:
         if isinstance(prompt, str):
             whole: list[int] = tokenizer(prompt + text)["input_ids"]
         else:
@@ -84,19 +86,16 @@ def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], l
         return [*whole, tokenizer.eos_token_id] if ended else whole
 
     @torch.inference_mode()
-    def read(rows: list[list[int]]) -> list[float]:
-        width = max(map(len, rows))
-        pad = tokenizer.pad_token_id
-        batch = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=device)
-        mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
-        hidden = reward_model.base_model(input_ids=batch, attention_mask=mask).last_hidden_state
+    def read(rows: Sequence[list[int]]) -> list[float]:
+        ids, mask = padded(rows, tokenizer.pad_token_id, device)
+        hidden = reward_model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
         last = hidden[torch.arange(len(rows)), mask.sum(1) - 1]
         values: list[float] = reward_model.score(last).squeeze(1).float().tolist()
         return values
 
     def score(prompts: list[Any], texts: list[str], ended: list[bool]) -> list[float]:
-        rows = [ids(*row) for row in zip(prompts, texts, ended, strict=True)]
-        return [value for at in batches(len(rows), job.config.model) for value in read(rows[at])]
+        rows = [encode(*row) for row in zip(prompts, texts, ended, strict=True)]
+        return [value for at in batches(len(rows), job.config.model) for value in halving.run(rows[at], read)]
 
     return score
 

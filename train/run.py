@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,12 +18,13 @@ from diagnose.config import DataConfig, EvalSetConfig, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.items.evalset import read_evalset
 from diagnose.models.base import prompt_format_sha
-from diagnose.provenance import ROOT, provenance, write_json
-from diagnose.records import EvalItem
+from diagnose.provenance import ROOT, open_run, provenance, write_json
+from diagnose.records import Diagnosis, EvalItem, Recommendation
 from diagnose.report.words import safe, short
 from train.config import STAGES, TrainConfig, read_diagnosis
 from train.data import Rows, read_training
 from train.preflight import Check, current_prompt_format, preflight
+from train.records import TrainingRun
 
 
 def run(config: TrainConfig) -> None:
@@ -34,7 +36,7 @@ def run(config: TrainConfig) -> None:
         RunFailed: the worker died.
     """
     diagnosis = read_diagnosis(config.diagnosis)
-    then = diagnosis["run"]["config"]
+    then = diagnosis.run["config"]
     config = replace(config, model=merge_model(then["model"], config.model), data=merge_data(then["data"], config.data))
     items = _items(diagnosis)
     advised = _advised(diagnosis, config.method.name)
@@ -50,12 +52,12 @@ def run(config: TrainConfig) -> None:
     _prepare(out, config, record, data, items)
     code = subprocess.run(_command(config, out), env=_environment(config)).returncode
     result = _result(out) or {"status": "failed", "reason": f"the worker ended with exit code {code}"}
-    gates = record["gates"] | result.pop("method_gates", {})
-    write_json(out / "run.json", record | result | {"gates": gates})
+    gates = record.gates | result.pop("method_gates", {})
+    write_json(out / "run.json", replace(record, **result, gates=gates))
     if result["status"] == "blocked":
         raise Blocked(f"{out}: blocked: {result['reason']}")
     if result["status"] == "failed":
-        raise RunFailed(f"{out}: {result['reason']}; the same command with out={out} goes on from its last checkpoint")
+        raise RunFailed(f"{out}: {result['reason']}; the same command with out={out} resumes from its last checkpoint")
     shutil.rmtree(out / "trainer", ignore_errors=True)
     _farewell(out, config, result)
 
@@ -100,64 +102,76 @@ def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
     return replace(DataConfig(**diagnosed), slices=given.slices or diagnosed["slices"])
 
 
-def _items(diagnosis: dict[str, Any]) -> list[EvalItem]:
+def _items(diagnosis: Diagnosis) -> list[EvalItem]:
     """Every item of the diagnosed eval set, exemplars included."""
-    evalset = read_evalset(EvalSetConfig(**diagnosis["run"]["config"]["evalset"]))
+    evalset = read_evalset(EvalSetConfig(**diagnosis.run["config"]["evalset"]))
     return [*evalset.items, *(e for kept in evalset.exemplars.values() for e in kept)]
 
 
-def _slices(diagnosis: dict[str, Any], advised: list[dict[str, Any]]) -> list[str] | None:
+def _slices(diagnosis: Diagnosis, advised: list[Recommendation]) -> list[str] | None:
     """The slices the method is recommended for, and those without a gap, whose rows keep what works."""
-    healthy = [v["slice"] for v in diagnosis["slices"] if v["verdict"] == "none"]
-    return [*(s for r in advised for s in r["slices"]), *healthy] if advised else None
+    healthy = [v.slice for v in diagnosis.slices if v.verdict == "none"]
+    return [*(s for r in advised for s in r.slices), *healthy] if advised else None
 
 
-def _advised(diagnosis: dict[str, Any], method: str) -> list[dict[str, Any]]:
-    return [r for r in diagnosis["recommendations"] if r["train_method"] == method]
+def _advised(diagnosis: Diagnosis, method: str) -> list[Recommendation]:
+    return [r for r in diagnosis.recommendations if r.train_method == method]
 
 
 def _record(
     config: TrainConfig,
-    diagnosis: dict[str, Any],
+    diagnosis: Diagnosis,
     data: dict[str, Rows],
     checks: list[Check],
-    advised: list[dict[str, Any]],
+    advised: list[Recommendation],
     slices: list[str] | None,
-) -> dict[str, Any]:
+) -> TrainingRun:
     lifts = {
-        s: r["lifts"][s][config.method.name]
-        for r in diagnosis["recommendations"]
-        for s in r["slices"]
+        s: r.lifts[s][config.method.name]
+        for r in diagnosis.recommendations
+        for s in r.slices
         if not slices or s in slices
     }
-    return provenance(config) | {
-        "diagnosis": str(config.diagnosis),
-        "decision_id": diagnosis["decision_id"],
-        "base": config.model.path,
-        "prompt_format_sha": prompt_format_sha(current_prompt_format(config)),
-        "evalset_sha256": diagnosis["evalset"]["sha256"],
-        "method": config.method.name,
-        "recommended": bool(advised),
-        "lora": config.lora,
-        "args": config.method.args,
-        "data": {kind: rows.summary() for kind, rows in data.items()},
-        "excluded_items": [],
-        "predicted_lift": lifts,
-        "gates": {c.name: "passed" if c.ok else "warned" for c in checks},
-        "metrics": {},
-        "adapter": "adapter",
-        "wandb_run": None,
-        "status": "running",
-        "reason": None,
+    method: Any = config.method.name
+    return TrainingRun(
+        **provenance(config),
+        identity=_identity(config, data),
+        diagnosis=str(config.diagnosis),
+        decision_id=diagnosis.decision_id,
+        base=config.model.path,
+        prompt_format_sha=prompt_format_sha(current_prompt_format(config)),
+        evalset_sha256=diagnosis.evalset["sha256"],
+        method=method,
+        recommended=bool(advised),
+        lora=config.lora,
+        args=config.method.args,
+        data={kind: rows.summary() for kind, rows in data.items()},
+        predicted_lift=lifts,
+        gates={c.name: "passed" if c.ok else "warned" for c in checks},
+        metrics={},
+    )
+
+
+def _identity(config: TrainConfig, data: dict[str, Rows]) -> dict[str, str]:
+    """What makes two runs the same job."""
+
+    def sha(value: Any) -> str:
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "seed", "preflight", "wandb")}
+    return {
+        "settings": sha(settings),
+        "data": sha({kind: rows.rows for kind, rows in data.items()}),
+        "seed": str(config.seed),
     }
 
 
-def _show(config: TrainConfig, data: dict[str, Rows], checks: list[Check], advised: list[dict[str, Any]]) -> None:
+def _show(config: TrainConfig, data: dict[str, Rows], checks: list[Check], advised: list[Recommendation]) -> None:
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
     console.print(f"[bold]preflight[/bold] {config.method.name}, seed {config.seed}")
     for check in checks:
         mark = "[green]ok  [/green]" if check.ok else "[red]stop[/red]" if check.blocks else "[yellow]warn[/yellow]"
-        console.print(f"  {mark} {check.name:<10} {safe(check.message)}", highlight=False)
+        console.print(f"  {mark} {check.name:<13} {safe(check.message)}", highlight=False)
     if not advised:
         console.print(
             f"  [yellow]note[/yellow] the diagnosis recommends {config.method.name} for no slice; trained all the same"
@@ -170,26 +184,12 @@ def _show(config: TrainConfig, data: dict[str, Rows], checks: list[Check], advis
         )
 
 
-def _prepare(
-    out: Path, config: TrainConfig, record: dict[str, Any], data: dict[str, Rows], items: list[EvalItem]
-) -> None:
-    """A new run directory, or an unfinished one of the same job to go on in."""
-    job = {"config": asdict(config), "data": {kind: rows.rows for kind, rows in data.items()}}
-    before = out / "job.json"
-    if before.exists():
-        same = json.loads(before.read_text(encoding="utf-8")) == json.loads(json.dumps(job))
-        status = json.loads((out / "run.json").read_text(encoding="utf-8")).get("status")
-        if not same or status == "finished":
-            raise BadInput(
-                f"out={out}: holds a {status} run{'' if same else ' of another job'}; choose a new directory"
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise BadInput(f"out={out}: is not empty and holds no run; choose a new directory")
-    out.mkdir(parents=True, exist_ok=True)
+def _prepare(out: Path, config: TrainConfig, record: TrainingRun, data: dict[str, Rows], items: list[EvalItem]) -> None:
+    """A new run directory, or an unfinished one of the same job to resume in; with what the worker needs."""
+    open_run(out, record, redo=False)
     (out / "result.json").unlink(missing_ok=True)
-    write_json(out / "run.json", record)
     write_json(out / "graders.json", {name: asdict(item.grader) for item in items for name in item.slices})
-    write_json(before, job)
+    write_json(out / "job.json", {"config": asdict(config), "data": {kind: rows.rows for kind, rows in data.items()}})
 
 
 def _command(config: TrainConfig, out: Path) -> list[str]:

@@ -12,8 +12,9 @@ from typing import Any
 
 from diagnose.errors import Blocked
 from diagnose.models.weights import best_device
-from diagnose.provenance import write_json
+from diagnose.provenance import read_record, write_json
 from diagnose.report.wandb import start_run
+from train.records import TrainingRun
 
 
 def main(out: Path) -> int:
@@ -61,12 +62,11 @@ def main(out: Path) -> int:
 
 
 def _track(job: Any) -> Any:
-    import json
-
-    record = json.loads((job.out / "run.json").read_text(encoding="utf-8"))
-    config = {k: record[k] for k in ("diagnosis", "decision_id", "method", "lora", "args", "seed", "predicted_lift")}
+    record = read_record(job.out / "run.json", TrainingRun)
+    shown = ("diagnosis", "decision_id", "method", "lora", "args", "seed", "predicted_lift")
+    config = {name: getattr(record, name) for name in shown}
     return start_run(
-        job.config.wandb, group=record["decision_id"], job_type="train", name=job.out.name, config=config, out=job.out
+        job.config.wandb, group=record.decision_id, job_type="train", name=job.out.name, config=config, out=job.out
     )
 
 

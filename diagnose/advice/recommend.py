@@ -14,12 +14,22 @@ from diagnose.advice.wording import ARMS, TRAINING, misfit, why, why_not, would_
 from diagnose.config import RuleConfig
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.answers import AnswerLog
-from diagnose.records import CLASSES, KNOWLEDGE, Attribution, EvalItem, Recommendation, SliceVerdict, least_lifts
+from diagnose.records import (
+    CLASSES,
+    KNOWLEDGE,
+    Attribution,
+    EvalItem,
+    Method,
+    Recommendation,
+    SliceVerdict,
+    TrainMethod,
+    least_lifts,
+)
 from diagnose.text import hydra_list
 
 SOURCE = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
 """Which kind of training rows a method needs."""
-METHODS = ("none", *ARMS, *TRAINING)
+METHODS: tuple[Method, ...] = ("none", *ARMS, *TRAINING)
 NEVER = 8
 """Of so many items judged, if no sample is ever liked, a reward has nothing to find."""
 RIVAL = 0.2
@@ -37,10 +47,10 @@ class _Case:
     gates: dict[str, str]
     lifts: dict[str, dict[str, float]]
     """method → predicted lift: mean, low and high of 90 %."""
-    p_best: dict[str, float]
+    p_best: dict[Method, float]
     """method → probability that it is the best one; collect_data: that none is worth its cost."""
-    method: str
-    train_method: str | None
+    method: Method
+    train_method: TrainMethod | None
     rows: int
     """Training rows that are needed."""
 
@@ -93,7 +103,7 @@ def _for_slice(
     worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) != "veto"}
     every = np.array(list(worth.values()))
     p_best = {m: float((every.argmax(0) == k).mean()) for k, m in enumerate(worth)}
-    best = max(worth, key=lambda m: float(worth[m].mean()))
+    best: Method = max(worth, key=lambda m: float(worth[m].mean()))
     trained = [m for m in TRAINING if m in worth and lift[m].mean() >= rule.min_lift]
     train_method = max(trained, key=lambda m: float(worth[m].mean()), default=None)
     if verdict.verdict in ("none", "insufficient"):
@@ -210,7 +220,7 @@ def predicted(
 
 def preference_priors(
     near: tuple[float, float], best: tuple[float, float], rule: RuleConfig, n: int, rng: np.random.Generator
-) -> dict[str, Array]:
+) -> dict[Method, Array]:
     """Method → (n,) draws of the share of a preference gap that it should close (EVIDENCE §3.2 P2).
 
     Where at least half of the items are in reach, pairs alone close what two stages do. Elsewhere it depends on how
@@ -260,7 +270,7 @@ def _observed(method: str, name: str, seen: Measured) -> tuple[float, float]:
     return 0.0, 0.0
 
 
-def _rivals(p_best: dict[str, float], advised: tuple[str | None, ...]) -> dict[str, float]:
+def _rivals(p_best: dict[Method, float], advised: tuple[str | None, ...]) -> dict[Method, float]:
     """Methods besides those advised that may well be the best, and with which probability."""
     others = {m: p for m, p in p_best.items() if m not in (*advised, "none") and p >= RIVAL}
     return dict(sorted(others.items(), key=lambda pair: -pair[1]))

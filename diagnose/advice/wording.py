@@ -5,11 +5,11 @@ from __future__ import annotations
 from diagnose.advice.observables import Measured
 from diagnose.config import RuleConfig
 from diagnose.items.evalset import RESERVE_FROM
-from diagnose.records import SliceVerdict
+from diagnose.records import Method, SliceVerdict, TrainMethod
 
-ARMS = ("prompt", "constrained", "retrieval")
+ARMS: tuple[Method, ...] = ("prompt", "constrained", "retrieval")
 """Arms that need no training."""
-TRAINING = ("sft", "dpo", "sft_dpo", "rlhf")
+TRAINING: tuple[TrainMethod, ...] = ("sft", "dpo", "sft_dpo", "rlhf")
 GATE_REASONS = {
     "constrained": "no schema and no choices to constrain to",
     "retrieval": "no item has a context to retrieve",
@@ -38,7 +38,7 @@ def why(
     seen: Measured,
     lifts: dict[str, dict[str, float]],
     needed: dict[str, int],
-    rivals: dict[str, float],
+    rivals: dict[Method, float],
 ) -> str:
     """The verdict in words, then what was measured that speaks for the advice."""
     taught = "worked solutions" if v.kind == "skill" else "rows that state these very facts in several wordings"
@@ -101,7 +101,7 @@ def why_not(
     best: str, train: str | None, gates: dict[str, str], lifts: dict[str, dict[str, float]], rule: RuleConfig
 ) -> dict[str, str]:
     """Every other method with its veto, or with what it is expected to give and cost."""
-    out = {}
+    out: dict[str, str] = {}
     for m in (*ARMS, *TRAINING):
         if m in (best, train):
             continue

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from diagnose.models.batches import padded
 from diagnose.models.constrain import Grammars
 from diagnose.models.kv_cache import make_room
 from diagnose.models.prefill import Prefill, Reader
@@ -116,12 +117,10 @@ def score(reader: Reader, prompts: list[list[int]], tails: list[list[int]]) -> l
 
 def _score_rest(reader: Reader, start: Prefill, tails: list[list[int]]) -> np.ndarray:
     """Everything behind the first token of each tail; padded on the right."""
-    width = max(map(len, tails)) - 1
-    ids = reader.tensor([t[:-1] + [reader.pad] * (width + 1 - len(t)) for t in tails])
-    real = reader.tensor([[1] * (len(t) - 1) + [0] * (width + 1 - len(t)) for t in tails])
-    positions = start.mask.sum(-1, keepdim=True) + torch.arange(width, device=reader.device)
+    ids, real = padded([t[:-1] for t in tails], reader.pad, reader.device)
+    said, _ = padded([t[1:] for t in tails], reader.pad, reader.device)
+    positions = start.mask.sum(-1, keepdim=True) + torch.arange(ids.shape[1], device=reader.device)
     logits = reader.forward(ids, torch.cat([start.mask, real], 1), positions, start.cache).logits
-    said = reader.tensor([t[1:] + [reader.pad] * (width + 1 - len(t)) for t in tails])
     sums = []
     for at in torch.arange(len(tails)).split(max(1, AT_ONCE // logits[0].numel())):
         logp = logits[at].float().log_softmax(-1).gather(2, said[at, :, None]).squeeze(2)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from diagnose.config import DTYPES, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.models.base import Completion, Constraint, Score, check_windows, lay_out, with_system
+from diagnose.models.batches import Halving
 from diagnose.models.prefill import Reader
 from diagnose.models.weights import (
     ALLOWED,
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from diagnose.models.constrain import Grammars
 
 END_CHECK_PROMPTS = 8
+"""Free continuations that show how the model really stops (hand-set)."""
+Wanted = tuple[Prompt, str, Constraint | None]
+"""A prompt, the key of its random numbers, and what its answer is constrained to."""
 
 
 class HFModel:
@@ -63,7 +66,7 @@ class HFModel:
         self.pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         self.reader = Reader(self.network, self.pad)
         self.lacks: frozenset[Probe] = frozenset() if self.tokenizer.is_fast else frozenset({Probe.CONSTRAINED})
-        self._told = False
+        self.halving = Halving(self.device)
         self._may_stop: dict[int, bool] = {}
         self._constrainer: Any = None
 
@@ -94,87 +97,68 @@ class HFModel:
         temperature: float = 0.0,
         constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
-        """See Model; the prompt is prefilled once for all its samples, and a batch that does not fit is halved."""
-        from accelerate.utils.memory import should_reduce_batch_size
+        """See Model; each prompt is prefilled once, and a batch that runs out of memory is halved."""
+        every: Sequence[Constraint | None] = constraints or [None] * len(prompts)
+        rows = list(zip(prompts, keys, every, strict=True))
+        return self.halving.run(
+            rows,
+            lambda part: self._generate(part, n, first, temperature),
+            lambda row: self._fewer(row, n, first, temperature),
+            each=n,
+        )
 
-        try:
-            return self._generate(prompts, keys, n, first, temperature, constraints)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-        half = self._halve(len(prompts))
-        if len(prompts) > 1:
-            return [
-                row
-                for at in (slice(None, half), slice(half, None))
-                for row in self.generate(prompts[at], keys[at], n, first, temperature, constraints and constraints[at])
-            ]
+    def _fewer(self, row: Wanted, n: int, first: int, temperature: float) -> list[list[Completion]]:
+        """The samples of one prompt, which do not fit together, in two parts."""
+        prompt, key, constraint = row
         if n == 1:
-            raise RunFailed(f"out of memory on one prompt of {len(self.encode(prompts[0]))} tokens on {self.device}")
+            tokens = len(self.encode(prompt))
+            raise RunFailed(f"out of memory on one prompt of {tokens} tokens on {self.device}")
         less = n // 2
-        before = self.generate(prompts, keys, less, first, temperature, constraints)
-        return [before[0] + self.generate(prompts, keys, n - less, first + less, temperature, constraints)[0]]
+        self.halving.tell(n, less)
+        constraints = None if constraint is None else [constraint]
+        parts = [
+            self.generate([prompt], [key], count, start, temperature, constraints)[0]
+            for count, start in ((less, first), (n - less, first + less))
+        ]
+        return [parts[0] + parts[1]]
 
-    def _generate(
-        self,
-        prompts: Sequence[Prompt],
-        keys: Sequence[str],
-        n: int,
-        first: int,
-        temperature: float,
-        constraints: Sequence[Constraint] | None,
-    ) -> list[list[Completion]]:
+    def _generate(self, rows: Sequence[Wanted], n: int, first: int, temperature: float) -> list[list[Completion]]:
         from diagnose.models.decode import decode, uniforms
 
         noise = None
         if temperature > 0:
-            noise = uniforms([f"{k}|{d}" for k in keys for d in range(first, first + n)], self.max_new_tokens)
-        rows = decode(
+            noise = uniforms([f"{key}|{d}" for _, key, _ in rows for d in range(first, first + n)], self.max_new_tokens)
+        constraints = [constraint for _, _, constraint in rows for _ in range(n) if constraint is not None]
+        found = decode(
             self.reader,
-            [self.encode(p) for p in prompts],
+            [self.encode(prompt) for prompt, _, _ in rows],
             copies=n,
             steps=self.max_new_tokens,
             ends=self.ends,
             temperature=temperature,
             noise=noise,
             stopped=self._stopped if self.stop else None,
-            grammar=self._grammar([constraint for constraint in constraints for _ in range(n)])
-            if constraints
-            else None,
+            grammar=self._grammar(constraints) if constraints else None,
         )
-        done = [self._completion(row) for row in rows]
+        done = [self._completion(row) for row in found]
         return [done[i : i + n] for i in range(0, len(done), n)]
 
     def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
         """See Model."""
-        from accelerate.utils.memory import should_reduce_batch_size
-
         from diagnose.models.decode import score
 
         alone = {p: self.encode(p) for p in dict.fromkeys(prompts)}
         split = [_split(alone[p], self.encode(p, c)) for p, c in zip(prompts, continuations, strict=True)]
-        heads, tails = [head for head, _ in split], [tail for _, tail in split]
-        try:
-            sums = score(self.reader, heads, tails)
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
-                raise
-            if len(prompts) == 1:
-                raise RunFailed(f"out of memory on one text of {len(heads[0] + tails[0])} tokens") from None
-        else:
+
+        def scored(rows: Sequence[tuple[list[int], list[int]]]) -> list[Score]:
+            tails = [tail for _, tail in rows]
+            sums = score(self.reader, [head for head, _ in rows], tails)
             return [Score(total, len(tail)) for total, tail in zip(sums, tails, strict=True)]
-        half = self._halve(len(prompts))
-        return self.logprob(prompts[:half], continuations[:half]) + self.logprob(prompts[half:], continuations[half:])
 
-    def _halve(self, size: int) -> int:
-        """Free what the failed batch left; say it once."""
-        from accelerate.utils.memory import clear_device_cache
+        def too_long(row: tuple[list[int], list[int]]) -> list[Score]:
+            raise RunFailed(f"out of memory on one text of {len(row[0] + row[1])} tokens on {self.device}")
 
-        clear_device_cache(garbage_collection=True)
-        if not self._told:
-            self._told = True
-            print(f"a batch of {size} does not fit the memory of {self.device}: halved", file=sys.stderr)
-        return size // 2
+        return self.halving.run(split, scored, too_long)
 
     def encode(self, prompt: Prompt, continuation: str = "") -> list[int]:
         """Token ids of a prompt, as training sees it too."""
@@ -204,8 +188,13 @@ class HFModel:
         ids = [self.encode(p)[-64:] for p in prompts]
         steps = min(steps, self.max_length - max(map(len, ids)))
         keys = [f"{seed}|end|{i}" for i in range(len(ids))]
-        noise = uniforms(keys, steps)
-        rows = decode(self.reader, ids, copies=1, steps=steps, ends=specials, temperature=1.0, noise=noise)
+
+        def continued(part: Sequence[tuple[list[int], str]]) -> list[list[int]]:
+            noise = uniforms([key for _, key in part], steps)
+            heads = [head for head, _ in part]
+            return decode(self.reader, heads, copies=1, steps=steps, ends=specials, temperature=1.0, noise=noise)
+
+        rows = self.halving.run(list(zip(ids, keys, strict=True)), continued)
         last = [row[-1] for row in rows if row[-1] in specials]
         return {self.tokenizer.convert_ids_to_tokens(t): last.count(t) for t in sorted(set(last))}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from diagnose.models.batches import padded
 from diagnose.models.kv_cache import Pair, RoomyLayer
 
 WORTH_SHARING = 8
@@ -49,13 +50,11 @@ class Reader:
         """One forward pass over the prompts, padded on the left; `room` tokens are expected behind them."""
         shared = _shared(prompts) if self._shares else 0
         tails = [p[shared:] for p in prompts]
-        width = max(map(len, tails))
-        ids = self.tensor([[self.pad] * (width - len(t)) + t for t in tails])
-        mask = self.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in tails])
+        ids, own = padded(tails, self.pad, self.device, left=True)
+        mask = torch.cat([own.new_ones(len(tails), shared), own], 1)
         cache = self._behind(prompts[0][:shared], len(prompts), room) if shared else None
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
-        padded = any(len(t) < width for t in tails)
-        out = self.forward(ids, mask if padded else None, positions, cache, logits_to_keep=1)
+        out = self.forward(ids, None if bool(own.all()) else mask, positions, cache, logits_to_keep=1)
         return Prefill(out.past_key_values, out.logits[:, -1], mask)
 
     def forward(

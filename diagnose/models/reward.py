@@ -7,6 +7,7 @@ from typing import Any
 
 from diagnose.config import ModelConfig
 from diagnose.models.base import Completion, Constraint, Score, lay_out
+from diagnose.models.batches import Halving, padded
 from diagnose.models.weights import best_device, load_tokenizer, load_weights, placed
 from diagnose.probes.table import Probe
 from diagnose.records import EvalItem, Prompt
@@ -32,6 +33,7 @@ class RewardModel:
             network.config.pad_token_id = self.tokenizer.pad_token_id
         self.device = device or best_device()
         self.network = placed(network, self.device)
+        self.halving = Halving(self.device)
         self.batch_size = batch_size or 32
         self.family: str | None = None
         self.max_new_tokens = 0
@@ -64,13 +66,13 @@ class RewardModel:
 
     def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
         """The reward of each continuation as an answer to its prompt."""
+        rows = [self._encode(p, c) for p, c in zip(prompts, continuations, strict=True)]
+        return self.halving.run(rows, self._scored)
+
+    def _scored(self, rows: Sequence[list[int]]) -> list[Score]:
         import torch
 
-        rows = [self._encode(p, c) for p, c in zip(prompts, continuations, strict=True)]
-        width = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id or 0
-        ids = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=self.device)
-        mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.device)
+        ids, mask = padded(rows, self.tokenizer.pad_token_id or 0, self.device)
         with torch.inference_mode():
             values = self.network(input_ids=ids, attention_mask=mask).logits[:, 0].float()
         return [Score(value, 1) for value in values.tolist()]

@@ -263,7 +263,8 @@ class ServedModel:
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if "max_completion_tokens" in str(error) and "max_tokens" in request:
                 self._limit = "max_completion_tokens"
-                return self._request(create, {self._limit: request.pop("max_tokens"), **request})
+                request[self._limit] = request.pop("max_tokens")
+                return self._request(create, request)
             too_long = any(words in str(error).lower() for words in TOO_LONG)
             raise _Refused("too_long" if too_long else "refused", self._complaint(error)) from None
         except (openai.OpenAIError, ValueError) as error:

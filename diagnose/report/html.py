@@ -313,7 +313,8 @@ def _lifts(r: Recommendation, shown: str) -> list[tuple[str, str, dict[str, floa
     if shown not in lifts:
         return []
     vetoed = {"rlhf" if m == "reward_model" else m for m, state in r.gates.items() if state == "veto"}
-    roles = {r.train_method: "if you train", r.method: "advised"}
+    roles: dict[str, str] = {r.train_method: "if you train"} if r.train_method else {}
+    roles[r.method] = "advised"
     rest = [m for m in lifts if m not in vetoed and m not in roles and m != "none"]
     ordered = [m for m in roles if m in lifts][::-1] + sorted(rest, key=lambda m: -lifts[m]["mean"])
     return [(m, roles.get(m, ""), lifts[m]) for m in ordered]

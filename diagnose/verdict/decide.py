@@ -13,12 +13,14 @@ from diagnose.items.evalset import EvalSet, by_slice
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import lost_to_reference
 from diagnose.probes.table import TABLE, Probe
-from diagnose.records import CLASSES, KNOWLEDGE, Answer, Attribution, EvalItem, Rate, SliceVerdict
+from diagnose.records import CLASSES, KNOWLEDGE, Answer, Attribution, EvalItem, Kind, Rate, SliceVerdict, Verdict
 from diagnose.stats import corrected, rate
 from diagnose.verdict.evidence import readable
 
-GAPS = ("format", "knowledge", "preference")
+GAPS: tuple[Verdict, ...] = ("format", "knowledge", "preference")
 Array = np.ndarray
+KINDS: tuple[Kind, ...] = ("latent", "absent", "skill")
+"""In the order of KNOWLEDGE."""
 Controls = dict[str, dict[str, Any]]
 SHOWN = (
     Probe.PLAIN,
@@ -116,15 +118,15 @@ def _robust(items: list[EvalItem], log: AnswerLog) -> Rate | None:
 
 def decide(
     draws: Array, n: int, missing: tuple[str, ...], rule: RuleConfig, error: float = 0.0, unsure: float = 0.0
-) -> tuple[str, str | None, float, dict[str, float]]:
-    """Verdict, kind, P(verdict), P of each possible verdict (DESIGN §6).
+) -> tuple[Verdict, Kind | None, float, dict[str, float]]:
+    """Verdict, kind, P(verdict), P of each possible verdict.
 
     Args:
         n: items behind the draws.
         error: the grader's; a gap within it is none.
-        unsure: share of the slice's items of which it is not known whether they are right: their gold is doubted, or
-            they were cut off. There is no gap only if there were none with all of them counted as one, and there is
-            one only if without them.
+        unsure: share of the slice's items of which it is not known whether they are right: their reference is
+            suspect, or they were cut off. There is no gap only if there were none with all of them counted as one,
+            and there is one only if without them.
     """
     if n < rule.min_items:
         return "insufficient", None, 0.0, {}
@@ -137,16 +139,17 @@ def decide(
     top = stacked.argmax(0)
     said = np.where(open_gap, top + 1, np.where(none, 0, 1 + len(GAPS)))
     believed = _believed(said, 2 + len(GAPS) if unsure else 1 + len(GAPS), rule)
-    p = dict(zip(("none", *GAPS), believed, strict=False))
+    p: dict[Verdict, float] = dict(zip(("none", *GAPS), believed, strict=False))
     second = np.sort(stacked, 0)[-2]
     p_mixed = _believed(open_gap & (second >= rule.mixed_share * gap), 2, rule)[1]
+    every = {**{str(c): share for c, share in p.items()}, "mixed": p_mixed}
     if p_mixed >= rule.claim:
-        return "mixed", None, p_mixed, p | {"mixed": p_mixed}
+        return "mixed", None, p_mixed, every
     best = max(p, key=lambda c: p[c])
     if p[best] < rule.claim:
-        return "insufficient", None, p[best], p | {"mixed": p_mixed}
+        return "insufficient", None, p[best], every
     kind = _kind(draws, missing, rule) if best == "knowledge" else None
-    return best, kind, p[best], p | {"mixed": p_mixed}
+    return best, kind, p[best], every
 
 
 def _believed(said: Array, outcomes: int, rule: RuleConfig) -> list[float]:
@@ -159,12 +162,12 @@ def _believed(said: Array, outcomes: int, rule: RuleConfig) -> list[float]:
     return [float(p) for p in cooled / cooled.sum()]
 
 
-def _kind(draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> str:
+def _kind(draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> Kind:
     parts = np.nan_to_num(np.array([draws[:, CLASSES.index(kind)] for kind in KNOWLEDGE]))
     top = parts.argmax(0)
     shares = _believed(top, len(KNOWLEDGE), rule)
     best = int(np.argmax(shares))
-    kind = KNOWLEDGE[best].removeprefix("knowledge_")
+    kind = KINDS[best]
     blind = (
         "misfit" in missing or (kind == "absent" and "context" in missing) or (kind == "latent" and "ranked" in missing)
     )

@@ -190,7 +190,7 @@ def drawn(
 
 def scores(slices: list[dict[str, Any]]) -> dict[str, Any]:
     """The figures of EVIDENCE §5 over the slices of a cell of the table."""
-    four = ["none", *GAPS]
+    four: list[str] = ["none", *GAPS]
     claimed = [s for s in slices if s["verdict"] in four]
     right = [s["verdict"] == s["truth"] for s in claimed]
     none = [s for s in slices if s["truth"] == "none"]
