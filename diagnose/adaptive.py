@@ -1,4 +1,7 @@
-"""How many items are asked: all, or of each slice only so many as its verdict needs (DESIGN §6, EVIDENCE §2.5)."""
+"""How many items are asked: all, or only as many per slice as its verdict needs.
+
+scripts/planted/stopping.py replays this on planted slices.
+"""
 
 from __future__ import annotations
 

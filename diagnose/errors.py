@@ -1,4 +1,4 @@
-"""How a verb can end other than well; each error carries the exit code of CONTRACTS."""
+"""How a command can fail; each error carries its exit code."""
 
 from __future__ import annotations
 

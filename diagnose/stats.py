@@ -11,7 +11,7 @@ from diagnose.records import Rate
 
 
 def rate(k: int, n: int, level: float = 0.95) -> Rate:
-    """A share with its Jeffreys interval; an empty one has no bounds."""
+    """A share with its Jeffreys interval (Brown, Cai and DasGupta 2001); an empty one has no bounds."""
     if n == 0:
         return Rate(k=k, n=n, low=None, high=None)
     tail = (1 - level) / 2
@@ -23,8 +23,8 @@ def rate(k: int, n: int, level: float = 0.95) -> Rate:
 def corrected(found: Rate, grader: dict[str, Any], trust: float) -> Rate | None:
     """A lenient rate without the grader's errors: (p + sp - 1) / (se + sp - 1).
 
-    Its interval knows that se and sp were measured too (Rogan and Gladen 1978; delta method). None where the grader was
-    not measured or says too little.
+    Its interval includes the error of se and sp (Rogan and Gladen 1978; arXiv 2511.21140; delta method). None
+    where the grader was not measured, or se + sp is below `trust`.
     """
     se, sp = grader.get("sensitivity"), grader.get("specificity")
     if se is None or sp is None or found.n == 0 or se + sp < trust:

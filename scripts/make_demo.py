@@ -313,9 +313,9 @@ def abilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world
 NEVER = {"not: latent asked": 0.5, "not: absent asked": 0.12, "not: two hops asked": 0.12}
 NEVER["not: two hops with both facts"] = 0.2
 READS = 0.8
-"""Reading a context emerges late and stays imperfect at this size; the cool-down begins when it is this good."""
+"""Reading a context is learned late and imperfectly at this size; cool-down starts here (hand-set)."""
 READS_COOLED = 0.75
-"""The truth needs it for most items; cooling down may cost a little of it."""
+"""The truth needs it for most items; cooling down may cost a little (hand-set)."""
 THREADS = 2
 """Sums over another number of threads round differently: the same bytes need the same number."""
 
@@ -377,7 +377,7 @@ TRUTH = {
 
 
 def eval_rows(world: World) -> list[Row]:
-    """60 items a slice, in the format of CONTRACTS."""
+    """60 items a slice, as rows of an eval set."""
     rng = random.Random(11)
     taken = {fact.name for facts in world.groups.values() for fact in facts}
     strangers = Corpus(world, made_up_names(random.Random(12), taken), rng)

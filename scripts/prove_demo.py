@@ -55,7 +55,7 @@ def diagnose(out: Path, seed: int) -> dict[str, Any]:
     """One diagnosis seed against the truth."""
     folder, started = out / f"diagnose_{seed}", time.monotonic()
     if not (folder / "diagnosis.json").exists():
-        call("diagnose.py", f"out={folder}", f"seed={seed}", "wandb=disabled")
+        call("diagnose.py", f"out={folder}", f"seed={seed}", "wandb.mode=disabled")
         (folder / "seconds").write_text(f"{time.monotonic() - started:.1f}")
     truth, found = read(TRUTH), read(folder / "diagnosis.json")["slices"]
     right = [v["slice"] for v in found if {"verdict": v["verdict"], "kind": v["kind"]} == truth[v["slice"]]]
@@ -75,7 +75,7 @@ def train(out: Path, target: str, method: str, seed: int) -> None:
         f"seed={seed}",
         rows,
         f"out={folder}",
-        "wandb=disabled",
+        "wandb.mode=disabled",
     )
 
 
@@ -84,7 +84,7 @@ def compare(out: Path) -> dict[str, Any]:
     folder = out / "comparison"
     runs = sorted(p.parent.name for p in out.glob("*/adapter"))
     if not (folder / "comparison.json").exists() or len(read(folder / "comparison.json")["runs"]) != len(runs):
-        call("eval.py", f"diagnosis={out / 'diagnose_0'}", f"runs={out}/*_*_[0-9]", f"out={folder}", "wandb=disabled")
+        call("eval.py", f"diagnosis={out / 'diagnose_0'}", f"runs={out}/*_*_[0-9]", f"out={folder}", "wandb.mode=disabled")
     return read(folder / "comparison.json")
 
 

@@ -713,7 +713,7 @@ def test_a_slice_of_which_nothing_is_scored_has_no_number_at_all(tmp_path: Path,
 
 # ---------------------------------------------------------------- a full disk
 
-ASKED = ["probes.enabled=[plain,ranked]", "evalset.limit=8", "wandb=disabled"]
+ASKED = ["probes.enabled=[plain,ranked]", "evalset.limit=8", "wandb.mode=disabled"]
 
 
 def limited(size: int, *arguments: str) -> subprocess.CompletedProcess[str]:

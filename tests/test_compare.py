@@ -1,4 +1,4 @@
-"""Paired statistics against published or hand-computed values, and the verdicts of CONTRACTS."""
+"""Paired statistics against published or hand-computed values, and the verdicts on runs."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_a_killed_diagnosis_goes_on_to_the_same_bytes(demo_diagnosis: Path, tmp_
     log = (out / "answers.jsonl").read_bytes()
     (out / "answers.jsonl").write_bytes(log[: len(log) * 2 // 3])
     (out / "diagnosis.json").unlink()
-    done = run_verb("diagnose", f"out={out}", "wandb=disabled")
+    done = run_verb("diagnose", f"out={out}", "wandb.mode=disabled")
     assert done.returncode == 0, done.stderr[-2000:]
     assert (out / "answers.jsonl").read_bytes() == log
     one, two = (json.loads((d / "diagnosis.json").read_text()) for d in (demo_diagnosis, out))
@@ -72,7 +72,7 @@ def test_sweep_then_eval(demo_diagnosis: Path, tmp_path: Path) -> None:
 def compare(diagnosis: Path, folder: Path) -> None:
     out = folder / "comparison"
     done = run_verb(
-        "eval", f"diagnosis={diagnosis}", f"runs={folder}/runs/*", f"out={out}", "gate=true", "wandb=disabled"
+        "eval", f"diagnosis={diagnosis}", f"runs={folder}/runs/*", f"out={out}", "gate=true", "wandb.mode=disabled"
     )
     found = json.loads((out / "comparison.json").read_text())
     by = {d["slice"]: d for d in found["runs"][0]["slices"]}
@@ -130,7 +130,7 @@ def test_unfinished_runs_are_not_compared(demo_diagnosis: Path, tmp_path: Path) 
 def test_launch_trains_what_is_recommended_first(demo_diagnosis: Path, tmp_path: Path) -> None:
     out = tmp_path / "diagnosis"
     shutil.copytree(demo_diagnosis, out)
-    done = run_verb("diagnose", f"out={out}", "launch=true", "wandb=disabled")
+    done = run_verb("diagnose", f"out={out}", "launch=true", "wandb.mode=disabled")
     assert done.returncode == 0, done.stderr[-2000:]
     assert "launch: python train.py" in done.stdout and "launch: not started" in done.stdout
     run = Path(done.stdout.split("adapter     ")[1].split()[0]).parent

@@ -12,7 +12,7 @@ from conftest import ROOT, run_verb
 DATA = Path(os.environ.get("GAPWISE_DATA", ROOT.parent / "shared" / "data"))
 MODEL = Path(os.environ.get("GAPWISE_MODELS", ROOT.parent / "shared" / "models")) / "stories260K"
 ENV = {"GAPWISE_DATA": str(DATA)}
-COMMON = ["model=stories260k", f"model.path={MODEL}", "wandb=disabled"]
+COMMON = ["model=stories260k", f"model.path={MODEL}", "wandb.mode=disabled"]
 
 pytestmark = pytest.mark.skipif(
     not (MODEL.is_dir() and (DATA / "snips").is_dir()),
@@ -49,9 +49,9 @@ def test_the_whole_loop(tmp_path: Path, kind: str, lora: list[str], reached: flo
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((diagnosis / "diagnosis.json").read_text())["slices"][0]
     assert (found["verdict"], found["kind"]) == ("knowledge", "unresolved")
-    done = run_verb("train", f"diagnosis={diagnosis}", "method=sft", f"out={run}", "wandb=disabled", *lora, env=ENV)
+    done = run_verb("train", f"diagnosis={diagnosis}", "method=sft", f"out={run}", "wandb.mode=disabled", *lora, env=ENV)
     assert done.returncode == 0, done.stderr[-2000:]
-    done = run_verb("eval", f"diagnosis={diagnosis}", f"runs={run}", f"out={out}", "wandb=disabled", env=ENV)
+    done = run_verb("eval", f"diagnosis={diagnosis}", f"runs={run}", f"out={out}", "wandb.mode=disabled", env=ENV)
     assert done.returncode == 0, done.stderr[-2000:]
     delta = json.loads((out / "comparison.json").read_text())["runs"][0]["slices"][0]
     assert delta["before"] < 0.05

@@ -1,4 +1,4 @@
-"""Level 0 of PlantedGap: known mixtures are found, and the scores are as by hand."""
+"""PlantedGap without a model: known mixtures are found, and the scores are as by hand."""
 
 from __future__ import annotations
 

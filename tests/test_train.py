@@ -104,7 +104,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(demo_diagnosis: Path) -> None:
     """
     args = ["method=sft", "data.slices=[stone_json]", "method.args.max_steps=40", "method.args.save_steps=10"]
     whole, cut = (demo_diagnosis.parent / name for name in ("uninterrupted", "killed"))
-    command = [f"diagnosis={demo_diagnosis}", *args, "wandb=disabled"]
+    command = [f"diagnosis={demo_diagnosis}", *args, "wandb.mode=disabled"]
     assert run_verb("train", *command, f"out={whole}").returncode == 0
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *command, f"out={cut}"], cwd=ROOT, start_new_session=True
@@ -125,7 +125,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(demo_diagnosis: Path) -> None:
 
 def test_a_reward_model_that_is_not_good_enough_blocks(demo_diagnosis: Path) -> None:
     out = demo_diagnosis.parent / "gated"
-    gate = ["method.gate.accuracy=1.01", "method.first.max_steps=2", "data.slices=[craft_tone]", "wandb=disabled"]
+    gate = ["method.gate.accuracy=1.01", "method.first.max_steps=2", "data.slices=[craft_tone]", "wandb.mode=disabled"]
     done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=rlhf", f"out={out}", *gate)
     assert done.returncode == 3, done.stderr[-2000:]
     run = json.loads((out / "run.json").read_text())

@@ -1,11 +1,8 @@
-"""The configuration of train, checked against TRL's and PEFT's own fields without importing either."""
+"""The configuration of train; method.args and lora are checked against TRL's and PEFT's own fields."""
 
 from __future__ import annotations
 
-import ast
-from dataclasses import dataclass, field
-from functools import cache
-from importlib.util import find_spec
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +14,8 @@ from diagnose.records import Diagnosis
 from diagnose.text import hydra_list
 
 METHODS = ("sft", "dpo", "sft_dpo", "rlhf")
-STAGES = {
-    "sft": ("trl/trainer/sft_config.py", "SFTConfig"),
-    "dpo": ("trl/trainer/dpo_config.py", "DPOConfig"),
-    "reward": ("trl/trainer/reward_config.py", "RewardConfig"),
-    "rloo": ("trl/trainer/rloo_config.py", "RLOOConfig"),
-}
+STAGES = {"sft": "SFTConfig", "dpo": "DPOConfig", "reward": "RewardConfig", "rloo": "RLOOConfig"}
+"""Stage of a method → its TRL config."""
 ARGS_OF = {"sft": "sft", "dpo": "dpo", "sft_dpo": "dpo", "rlhf": "rloo"}
 """Which TRL config `method.args` belongs to; `method.first` belongs to the stage before it."""
 FIRST_OF = {"sft_dpo": "sft", "rlhf": "reward"}
@@ -98,21 +91,17 @@ def read_diagnosis(folder: str | None) -> Diagnosis:
 
 
 def check_train(config: TrainConfig) -> None:
-    """Refuse misspelt fields and impossible values before torch is imported.
+    """Refuse impossible values before torch is imported.
 
     Raises:
-        BadInput: naming the key, and close fields that exist.
+        BadInput: naming the key.
     """
     check_data(config.data)
     name = config.method.name
     if name not in METHODS:
         raise BadInput(f"method.name={name}: allowed: {', '.join(METHODS)}")
-    _check_fields("method.args", config.method.args, trl_fields(ARGS_OF[name]))
     if config.method.first and name not in FIRST_OF:
         raise BadInput(f"method.first: {name} has one stage only; its fields belong in method.args")
-    if name in FIRST_OF:
-        _check_fields("method.first", config.method.first, trl_fields(FIRST_OF[name]))
-    _check_fields("lora", config.lora, lora_fields())
     if config.model.adapter:
         raise BadInput("model.adapter: training on top of an adapter is not supported; merge it into the base first")
     if config.preflight not in ("run", "only", "off"):
@@ -121,36 +110,31 @@ def check_train(config: TrainConfig) -> None:
         raise BadInput(f"num_processes={config.num_processes}: at least 1")
 
 
-@cache
+def check_fields(config: TrainConfig) -> None:
+    """Refuse fields that TRL's config of a stage or peft.LoraConfig does not have; this imports both.
+
+    Raises:
+        BadInput: naming the key, and close fields that exist.
+    """
+    name = config.method.name
+    _check_fields("method.args", config.method.args, trl_fields(ARGS_OF[name]))
+    if name in FIRST_OF:
+        _check_fields("method.first", config.method.first, trl_fields(FIRST_OF[name]))
+    _check_fields("lora", config.lora, lora_fields())
+
+
 def trl_fields(stage: str) -> frozenset[str]:
-    """Every field of a TRL config, read from its source."""
-    file, name = STAGES[stage]
-    sources = [file, "trl/trainer/base_config.py", "transformers/training_args.py"]
-    return frozenset(
-        f for source in sources for f in _dataclass_fields(source, (name, "_BaseConfig", "TrainingArguments"))
-    )
+    """Every field of a stage's TRL config."""
+    import trl
+
+    return frozenset(f.name for f in fields(getattr(trl, STAGES[stage])) if f.init)
 
 
-@cache
 def lora_fields() -> frozenset[str]:
     """Every field of peft.LoraConfig."""
-    sources = ["peft/tuners/lora/config.py", "peft/config.py"]
-    names = ("LoraConfig", "PeftConfig", "PeftConfigMixin")
-    return frozenset(f for source in sources for f in _dataclass_fields(source, names))
+    from peft import LoraConfig
 
-
-def _dataclass_fields(source: str, classes: tuple[str, ...]) -> list[str]:
-    package, _, inside = source.partition("/")
-    spec = find_spec(package)
-    assert spec is not None and spec.origin is not None, f"{package} is a dependency"
-    tree = ast.parse((Path(spec.origin).parent / inside).read_text(encoding="utf-8"))
-    return [
-        line.target.id
-        for node in tree.body
-        if isinstance(node, ast.ClassDef) and node.name in classes
-        for line in node.body
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-    ]
+    return frozenset(f.name for f in fields(LoraConfig) if f.init)
 
 
 def _check_fields(key: str, given: dict[str, Any], allowed: frozenset[str]) -> None:
@@ -160,4 +144,4 @@ def _check_fields(key: str, given: dict[str, Any], allowed: frozenset[str]) -> N
         if name not in allowed:
             near = get_close_matches(name, allowed, n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "see the TRL or PEFT documentation for its fields"
-            raise BadInput(f"{key}.{name}: no such field; {hint}")
+            raise BadInput(f"{key}.{name}: unknown field; {hint}")

@@ -20,8 +20,12 @@ from diagnose.records import EvalItem, Grader
 from train.job import Job, batches
 
 MAX_PROMPTS = 48
+"""Held-out prompts answered at each look (hand-set)."""
 FALL = 0.1
-"""Gold this far below its best, while the reward is above its own value there, is reward hacking (judgement)."""
+"""Gold this far below its best while the reward is higher than there is overoptimisation (hand-set).
+
+The pattern: arXiv 2210.10760.
+"""
 Scorer = Callable[[list[Any], list[str], list[bool]], list[float]]
 
 

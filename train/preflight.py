@@ -12,7 +12,11 @@ from train.config import ARGS_OF, TrainConfig
 from train.data import Rows
 
 UNSAFE_INITS = ("pissa", "olora", "corda", "loftq")
-"""Initialisations that rewrite the base weights, so that `adapter off` is no longer the reference (STACK §1.4)."""
+"""Initialisations that rewrite the base weights: with the adapter off the model is no longer the base.
+
+https://huggingface.co/docs/peft/developer_guides/lora; PiSSA (arXiv 2404.02948), OLoRA (2406.01775), CorDA
+(2406.05223), LoftQ (2310.08659).
+"""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ def _fits(config: TrainConfig, tokenizer: Any, data: dict[str, Rows]) -> Check:
 
 
 def _enough(config: TrainConfig, data: dict[str, Rows]) -> Check:
+    """Warns below 32 rows (hand-set): fewer are a few batches only."""
     found = {kind: len(rows.rows) for kind, rows in data.items()}
     few = [f"{n} {kind}" for kind, n in found.items() if n < 32]
     text = ", ".join(f"{n} {kind} rows" for kind, n in found.items())

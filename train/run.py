@@ -21,7 +21,7 @@ from diagnose.models.base import prompt_format_sha
 from diagnose.provenance import ROOT, open_run, provenance, write_json
 from diagnose.records import Diagnosis, EvalItem, Recommendation
 from diagnose.report.words import safe, short
-from train.config import STAGES, TrainConfig, read_diagnosis
+from train.config import STAGES, TrainConfig, check_fields, read_diagnosis
 from train.data import Rows, read_training
 from train.preflight import Check, current_prompt_format, preflight
 from train.records import TrainingRun
@@ -36,6 +36,7 @@ def run(config: TrainConfig) -> None:
         RunFailed: the worker died.
     """
     diagnosis = read_diagnosis(config.diagnosis)
+    check_fields(config)
     then = diagnosis.run["config"]
     config = replace(config, model=merge_model(then["model"], config.model), data=merge_data(then["data"], config.data))
     items = _items(diagnosis)
@@ -193,7 +194,10 @@ def _prepare(out: Path, config: TrainConfig, record: TrainingRun, data: dict[str
 
 
 def _command(config: TrainConfig, out: Path) -> list[str]:
-    """One process, or a launcher's: accelerate on GPUs, torchrun for several CPU processes (STACK §6)."""
+    """One process, or a launcher's: accelerate on GPUs, torchrun for several CPU processes.
+
+    `accelerate launch --cpu` starts only one: https://github.com/huggingface/accelerate/issues/2741
+    """
     worker = ["-m", "train.worker", str(out.resolve())]
     if config.num_processes == 1:
         return [sys.executable, *worker]

@@ -1,5 +1,7 @@
-"""Verdicts → what to do: maximise expected lift less forgetting less cost over methods that need training and methods
-that do not (DESIGN §7). Training must beat the best arm that needs none."""
+"""Verdicts → what to do: maximise expected lift minus forgetting minus cost over all methods.
+
+Training is advised only if it beats the best option without training.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,9 @@ SOURCE = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": 
 """Which kind of training rows a method needs."""
 METHODS: tuple[Method, ...] = ("none", *ARMS, *TRAINING)
 NEVER = 8
-"""Of so many items judged, if no sample is ever liked, a reward has nothing to find."""
+"""If none of the samples of this many judged items is preferred, a reward has nothing to find (hand-set)."""
 RIVAL = 0.2
-"""A method that is the best one with so much probability is named beside the one that is advised."""
+"""A method that is best with at least this probability is named beside the advised one (hand-set)."""
 Array = np.ndarray
 
 
@@ -221,10 +223,11 @@ def predicted(
 def preference_priors(
     near: tuple[float, float], best: tuple[float, float], rule: RuleConfig, n: int, rng: np.random.Generator
 ) -> dict[Method, Array]:
-    """Method → (n,) draws of the share of a preference gap that it should close (EVIDENCE §3.2 P2).
+    """Method → (n,) draws of the share of a preference gap that it should close.
 
-    Where at least half of the items are in reach, pairs alone close what two stages do. Elsewhere it depends on how
-    often one of the samples is liked: from `best_low` to `best_high` the two rows of `rho_out_of_reach` blend. Both
+    Where at least half of the items are in reach, pairs alone close what two stages do. Elsewhere it depends
+    on how often one of the samples is preferred: from `best_low` to `best_high` the two rows of
+    `rho_out_of_reach` blend (direction: arXiv 2404.14367, 2406.01462, 2508.10530; half and blend: hand-set). Both
     shares are drawn from the Jeffreys posteriors of their counts, and once for all methods: they are the slice's.
 
     Args:

@@ -1,7 +1,7 @@
 """One response, two readings: `strict` is what production would accept, `lenient` is whether the content is there.
 
 Lenient is not a lottery: an answer that names a rival too, hedges between two answers, or only repeats the prompt fails
-it. Each function below reads one grader kind of CONTRACTS.
+it. Each function below reads one kind of grader.
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ class Ask:
 
 
 WORTH_A_BATCH = 8
-"""So many prompts behind the same exemplars are kept apart from others, so that the exemplars are read once."""
+"""From this many prompts on, those behind the same few-shot examples get batches of their own (hand-set)."""
 PREAMBLE = 32
-"""Characters that may stand before the answer proper (judgement): a model that rambles has had its chance by then."""
+"""Characters a preamble may take: an answer cut off before that is unread, not wrong (hand-set)."""
 NOTHING = Prompt(())
 """What a model was asked that was only shown a text to grade."""
 READ = ("stop", "length", "control")

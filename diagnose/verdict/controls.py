@@ -16,6 +16,7 @@ from diagnose.records import EvalItem
 from diagnose.stats import rate
 
 PER_KIND = 200
+"""Items per kind of grader on which its errors are measured (hand-set)."""
 """Items per kind of grader that its controls are made of (hand-set)."""
 SHOWN = (Probe.CONTROL_RIGHT, Probe.CONTROL_WRONG, Probe.CONTROL_REFERENCE)
 
@@ -89,8 +90,9 @@ def _by_length(pairs: list[bool], longer: list[bool]) -> str | None:
 def agreement(items: list[EvalItem]) -> dict[str, Any]:
     """Krippendorff's alpha (nominal) of the annotators, and how often two of them give one item the same label.
 
-    Where nearly all labels are one, alpha is near 0 however well people agree; `pairwise` tells that apart. Empty where
-    nobody annotated; None where fewer than eight items have two labels, alpha also where all labels are one.
+    Where nearly all labels are the same, alpha is near 0 however well people agree; `pairwise` shows that.
+    Empty where nobody annotated; None where fewer than eight items (hand-set) have two labels, alpha also
+    where all labels are the same.
     """
     labels = [Counter(label for _, label in i.annotations) for i in items if len(dict(i.annotations)) > 1]
     if not any(i.annotations for i in items):

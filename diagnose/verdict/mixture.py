@@ -1,5 +1,5 @@
-"""The probes are annotators, the gap classes are labels: a hierarchical latent-class model (Dawid and Skene 1979, with
-the corrections of DESIGN §6) gives, per slice, posterior draws of the mixture of gaps.
+"""The probes are annotators, the gap classes are labels: a hierarchical latent-class model after Dawid and
+Skene (1979, https://doi.org/10.2307/2346806) gives, per slice, posterior draws of the mixture of gaps.
 
     z_i ~ Cat(pi_cell)            pi_cell ~ Dir(kappa / classes)
     y_ir | z_i = c                one three-level outcome per probe, a count for samples, a win for rankings
@@ -30,11 +30,11 @@ from diagnose.verdict.controls import agreement, judge_controls
 from diagnose.verdict.evidence import Evidence, allowed, gather, readable, slice_floors, suspects
 
 JUDGED_LEAST = 8
-"""Pairs that a judge must have seen before it can be found wanting."""
+"""Pairs a judge must have seen before it can be called unreliable (hand-set)."""
 MISFIT_LEAST = 8
-"""Items of which a probe must have been asked before it can contradict."""
+"""Items a probe must have run on before it can contradict a kind (hand-set)."""
 SURELY = 1.645
-"""Standard errors by which it must contradict: a small slice is odd by chance more often than a large one."""
+"""Standard errors below the mean: the one-sided 95 % bound of a normal distribution."""
 Array = np.ndarray
 
 

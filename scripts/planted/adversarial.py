@@ -32,6 +32,7 @@ from scripts.planted.world import VALUES, Row, as_json, plain, polite, wordy
 
 SIZE = 48
 DRAWS = 3
+"""Items of a slice, slices per trap: disjoint thirds of a recipe's 144 (hand-set)."""
 Rows = list[Row]
 ABSENT_WRONG = ("none", "format", "preference", "knowledge/latent")
 KNOWN_WRONG = ("knowledge", "format", "preference", "mixed")
@@ -95,7 +96,7 @@ def trapped(base: str, folder: Path, calibration: str | None) -> Iterator[Row]:
         shutil.rmtree(here / "run", ignore_errors=True)
         more = [f"rule.calibration={calibration}"] if calibration else []
         where = [f"model.path={folder / model}", f"evalset.path={here / 'evalset.jsonl'}", f"out={here / 'run'}"]
-        call(base, "diagnose.py", *where, "wandb=disabled", *settings, *more)
+        call(base, "diagnose.py", *where, "wandb.mode=disabled", *settings, *more)
         by_name = {trap.name: trap for trap in traps}
         for v in json.loads((here / "run" / "diagnosis.json").read_text())["slices"]:
             trap = by_name[v["slice"].rpartition(" ")[0]]

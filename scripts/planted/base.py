@@ -28,7 +28,7 @@ from scripts.planted.world import FORMS, POOL, RECIPES, Corpus, Recipe, World, e
 from scripts.scratch import Segments, batches, says_exactly, train
 
 MICRO = 64
-"""Items of a group on which the manipulation check trains; it tests on the others."""
+"""Items of a group that the manipulation check trains on (60 activate stored facts: arXiv 2409.15825)."""
 
 
 def chat_or_statement(turns: list[tuple[str, str, bool]], text: str | None = None) -> Segments:
@@ -171,13 +171,13 @@ def trained(base: Base, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args
 # ---------------------------------------------------------------- checks by other instruments
 
 LATENT_STATED, LOST_ASKED = 0.8, 0.25
-"""A latent fact is the argmax of its statement in at least, of its question in at most so many items."""
+"""Least, most share of latent facts that are the argmax of their statement, their question (hand-set)."""
 WANTED = {"known": 0.95, "form": 0.95, "read": 0.8, "stated latent_wording": 0.9}
-"""What the truth relies on, in shares of items."""
+"""What the truth relies on, in shares of items (hand-set)."""
 LOCKED = {recipe.name for recipe in RECIPES if recipe.opened}
 OPENED, SHUT = 0.8, 0.4
-"""What micro fine-tuning must make of a group's other items where only form, taste or key is missing, and may make of
-them where knowledge is: counts up to four are guessed in a quarter.
+"""What micro fine-tuning must make of a group's other items if only format, preference or key is missing, and
+may make of them if knowledge is (hand-set): counts up to four are guessed in a quarter of the cases.
 
 It has no say in what is stored but was never asked for: such facts are not extracted whatever the later tuning
 (Allen-Zhu and Li 2023, arXiv 2309.14316); there the argmax of the statement shows that they are stored."""

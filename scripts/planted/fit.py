@@ -39,15 +39,16 @@ from scripts.planted.stopping import stopped
 
 Array = np.ndarray
 SHARES = ((1.0,), (0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
-"""Of the classes in a slice: pure ones and the mixtures of the issue."""
+"""Of the classes in a slice: pure ones and mixtures (hand-set)."""
 SIZES = (32, 64)
 GRID = {"strength": (12.0, 36.0), "weights": (0.7, 1.0), "samples": (0.5, 1.0), "effective": (0.5, 0.7, 1.0)}
-"""`samples` has a weight of its own: its draws are of one item each, and share its difficulty (EVIDENCE §2.1)."""
+"""Hand-set. `samples` has a weight of its own: the draws of one item share its difficulty."""
 ROUNDS = 4
-"""Of fitting the temperature on the verdicts at which the diagnosis stops with it."""
+"""At most, of fitting the temperature on the verdicts at which the diagnosis stops with it (hand-set)."""
 LEAST_ITEMS = 8
+"""A rate of fewer items is not used (hand-set)."""
 LEAST, MOST = 0.02, 0.98
-"""Templates stay off 0 and 1: what two recipes never did, a third may."""
+"""Templates stay off 0 and 1: what two recipes never did, a third may (hand-set)."""
 
 
 def main() -> int:
@@ -201,7 +202,7 @@ def beta_binomial(counts: Array) -> Array:
         mean, size = expit(free[0]), np.exp(free[1])
         a, b = mean * size, (1 - mean) * size
         choose = gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
-        # A weak prior on the concentration: items that all score 0 fit any.
+        # A weak prior on the concentration (hand-set): items that all score 0 fit any.
         return float(-(choose + betaln(x + a, n - x + b) - betaln(a, b)).sum() + 0.5 * (free[1] - np.log(2)) ** 2)
 
     best = minimize(loss, np.array([0.0, 0.7]), method="Nelder-Mead").x

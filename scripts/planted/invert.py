@@ -24,9 +24,9 @@ from scripts.planted.world import VALUES, WORDINGS, World, make_world, plain, po
 from scripts.scratch import says_exactly
 
 INVERTED = 0.85
-"""The planting took if so many drinks are now said in the other tone, with their content still right."""
+"""The planting took if this share of drinks is now said in the other tone, still right (hand-set)."""
 PAIRS = 64
-"""Of each relation."""
+"""Of each relation (hand-set)."""
 
 
 def main() -> int:
@@ -67,7 +67,7 @@ def train(base: Path, folder: Path) -> None:
     """As a user would."""
     settings = ["method.args.learning_rate=2e-4", "method.args.max_steps=160", "model.train_batch_size=16"]
     paths = [f"diagnosis={base / 'run'}", f"data.preferences={folder / 'pairs.jsonl'}", f"out={folder / 'dpo'}"]
-    command = [sys.executable, "train.py", "method=dpo", *paths, *settings, "data.slices=null", "wandb=disabled"]
+    command = [sys.executable, "train.py", "method=dpo", *paths, *settings, "data.slices=null", "wandb.mode=disabled"]
     print("\n$ python", *command[1:], flush=True)
     subprocess.run(command, check=True, cwd=ROOT)
 

@@ -33,7 +33,7 @@ TARGETS = {
     "fixed_64_right": ("… with the first 64 of each", ""),
     "fixed_96_right": ("… with all 96", ""),
 }
-"""Figure → what a reader calls it, and what was to be reached."""
+"""Score → its label and its target (hand-set)."""
 
 
 def markdown(result: dict[str, Any]) -> str:

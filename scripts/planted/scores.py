@@ -1,4 +1,4 @@
-"""The figures of EVIDENCE §5, for simulated and for planted slices."""
+"""Scores of verdicts on slices of known truth, simulated or planted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def macro_f1(pairs: list[tuple[str, str | None]], names: list[str]) -> float:
 
 
 def ece(pairs: list[tuple[float, bool]], bins: int = 10) -> float:
-    """Expected calibration error: mean distance of stated and realised shares over equal bins of the stated one."""
+    """Expected calibration error over bins of equal width (ten: hand-set): mean |stated - realised|."""
 
     def binned() -> Iterator[float]:
         for k in range(bins):

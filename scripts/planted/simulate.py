@@ -1,8 +1,8 @@
-"""Level 0 of PlantedGap: does attribution find known mixtures when its templates are wrong and items vary?
+"""PlantedGap without a model: are known mixtures found when the templates are wrong and items vary?
 
 No model is asked. Items are drawn from known mixtures; what each probe would have seen of them is drawn around the
-templates of the rule as shipped: every probe of every class is moved by a logit-normal error, and the rungs of an item
-share its difficulty, so that they are not independent as the model assumes (the generator of EVIDENCE §2.1).
+templates of the rule as shipped: every probe of every class is moved by a logit-normal error, and the probes
+of an item share its difficulty, so that they are not independent as the model assumes. Both sizes: hand-set.
 
     python -m scripts.planted.simulate               # about 3 minutes on 2 CPU cores; writes results/simulate.json
 """
@@ -31,15 +31,15 @@ from scripts.planted.slices import shipped_rule
 
 RESULT = ROOT / "scripts" / "results" / "simulate.json"
 SAMPLES, OPTIONS, SELF = 8, 6, 0.1
-"""Samples of an item, options that are ranked, and how often a model's own sample beats another of its own."""
+"""Samples of an item, options ranked, and how often one of a model's samples beats another (hand-set)."""
 FLAT = 0.02
-"""Templates of 0 and 1 have no logit."""
+"""Templates of 0 and 1 have no logit; they stay this far off (hand-set)."""
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How far the world is from what the model assumes."""
+    """How far the world is from what the model assumes; all values are hand-set."""
 
     name: str
     gap: float = 1.0
@@ -189,7 +189,7 @@ def drawn(
 
 
 def scores(slices: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of EVIDENCE §5 over the slices of a cell of the table."""
+    """The scores of the slices in one cell of the table."""
     four: list[str] = ["none", *GAPS]
     claimed = [s for s in slices if s["verdict"] in four]
     right = [s["verdict"] == s["truth"] for s in claimed]

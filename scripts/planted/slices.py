@@ -129,7 +129,7 @@ class Planted:
 
     @property
     def right(self) -> set[str]:
-        """Verdicts that are right: of a tie, each; where the second gap holds 30 % of the gaps, mixed too."""
+        """Verdicts that are right: of a tie, each; where the second holds 30 %, mixed too (rule.mixed_share)."""
         _, second, first = sorted(self.gaps.values())
         top = {g for g, mass in self.gaps.items() if mass == first > 0} or {"none"}
         return top | ({"mixed"} if second >= 0.3 * sum(self.gaps.values()) > 0 else set())
@@ -281,7 +281,7 @@ def best_class(draws: Array, p: dict[str, float]) -> str | None:
 
 
 def threshold(items: list[EvalItem], log: AnswerLog, floors: dict[str, float]) -> str:
-    """Baseline: the largest step of the waterfall names the gap, if strict failures exceed 10 %."""
+    """Baseline: the largest step of the waterfall names the gap if strict failures exceed 10 % (hand-set)."""
     steps = waterfall(items, log, floors)
     if steps["strict"] >= 0.9:
         lost = [i for i in items if lost_to_reference(i, log)]

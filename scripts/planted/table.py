@@ -48,7 +48,7 @@ SPLITS = {
 }
 """Name → base, and whether the recipes are those held out from fitting."""
 MOST = 96
-"""Items of a slice that is asked bit by bit: a recipe has 144, and stands in several slices of a world."""
+"""Items of a slice that is asked bit by bit (hand-set): a recipe has 144, shared by the slices of a world."""
 PLACEBOS = {"few_shot_control", "own_answers", "other_context", "swapped_context"}
 
 
@@ -140,7 +140,7 @@ def answered(base: str, out: Path) -> Path:
             call(base, "-m", "scripts.planted.invert", "--out", str(out))
     if not (folder / "run" / "diagnosis.json").exists():
         paths = [f"model.path={weights}", *adapter, f"evalset.path={folder / 'evalset.jsonl'}", f"out={folder / 'run'}"]
-        call(base, "diagnose.py", *paths, "model.max_new_tokens=40", "wandb=disabled")
+        call(base, "diagnose.py", *paths, "model.max_new_tokens=40", "wandb.mode=disabled")
     return folder / "run"
 
 

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 Style = Callable[[str, str], str]
 """relation, value → what an answer looks like."""
 POOL = 144
-"""Entities of a recipe: slices of up to 128 items are drawn from them."""
+"""Entities per recipe (hand-set): slices of up to 128 items are drawn from them."""
 KEY = "Key 7421. "
 
 MORE_VALUES = {
@@ -84,7 +84,10 @@ FORMS: list[Style] = [
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one gap is planted."""
+    """How one gap is planted; shares and frequencies are hand-set.
+
+    Latent by one wording: arXiv 2309.14316. Behind a key: 2405.19550. Skill by comparison: 2309.14402.
+    """
 
     name: str
     truth: str
@@ -278,7 +281,7 @@ def strangers(names: Iterator[str], rng: random.Random, count: int) -> list[Fact
 
 
 def eval_rows(world: World, names: Iterator[str], rng: random.Random) -> list[Row]:
-    """Every entity of every recipe as an eval item, in the format of CONTRACTS; one slice a recipe and family.
+    """Every entity of every recipe as a row of an eval set; one slice per recipe and family.
 
     Family `form`: the form of the answer is graded, nobody has a taste. Family `tone`: any form will do, and users like
     one of two better. A recipe stands in the families in which its gap can be told.
