@@ -31,13 +31,13 @@ def spend(
     judges: Judges,
     tell: Callable[[SliceVerdict], None] = lambda verdict: None,
 ) -> EvalSet:
-    """Climb the ladder.
+    """Run the probes.
 
     Args:
-        tell: called with the verdict of each slice of which nothing more is asked.
+        tell: called with the verdict of each slice that is asked no more items.
 
     Returns:
-        The eval set without the items that nobody had to ask.
+        The eval set without the items that were not needed.
     """
     if settings.budget == "full":
         run_probes(model, evalset, settings, log, judges)

@@ -169,13 +169,14 @@ def _one_sentence(error: Exception) -> str:
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.rpartition("/")
+        group, _, option = error.missing_cfg_file.partition("/")
         allowed = ", ".join(error.options or ())
         own = f"; a directory or hub name: {group}.path=" if group in ("model", "evalset") else ""
         return f"{group}={option}: no such file in conf/{group}; allowed: {allowed}{own}"
     if isinstance(error, OverrideParseException):
         expected = "expected KEY=VALUE, with quotes around brackets and braces: \"KEY='VALUE'\""
-        return f"{error.override}: {first_line(error)}; {expected}"
+        wrong = error.message.removeprefix(f"Error parsing override '{error.override}'").strip().splitlines()[0]
+        return f"{error.override}: {wrong}; {expected}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if not isinstance(cause, OmegaConfBaseException):
         return " ".join(line.strip() for line in str(error).splitlines())

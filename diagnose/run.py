@@ -87,10 +87,10 @@ def _asked(evalset: EvalSet, config: DiagnoseConfig, before: int) -> str:
     """What is about to happen, in a line."""
     kept_back = len({i.id for kept in evalset.exemplars.values() for i in kept})
     limit = f" (evalset.limit={config.evalset.limit} of every slice)" if config.evalset.limit else ""
-    going_on = f"; going on: {before} answers are there already" if before else ""
+    resuming = f"; resuming: {before} answers already on disk" if before else ""
     most = "up to " if config.probes.budget == "adaptive" else ""
     slices = f"{len(evalset.slices)} slice{'s' * (len(evalset.slices) > 1)}{limit}"
-    return f"to ask: {most}{len(evalset.items)} items in {slices}, {kept_back} more kept back as exemplars{going_on}"
+    return f"asking {most}{len(evalset.items)} items in {slices} ({kept_back} held out as few-shot examples){resuming}"
 
 
 def conclude(
@@ -134,7 +134,7 @@ def conclude(
 
 
 def _askable(config: DiagnoseConfig, model: Model) -> list[str]:
-    """The probes that are wanted and that this model can answer; the others are reported as missing."""
+    """The enabled probes that this model can answer; the others are reported as missing."""
     return [p for p in config.probes.enabled if p not in model.lacks]
 
 

@@ -5,19 +5,40 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import beta, norm
+from scipy.stats import norm
 
 from diagnose.records import Rate
 
 
 def rate(k: int, n: int, level: float = 0.95) -> Rate:
-    """A share with its Jeffreys interval (Brown, Cai and DasGupta 2001); an empty one has no bounds."""
+    """A share with its Jeffreys interval; an empty one has no bounds.
+
+    Where no item or every item succeeds the interval ends at 0 or 1 (Brown, Cai and DasGupta 2001).
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
     if n == 0:
         return Rate(k=k, n=n, low=None, high=None)
-    tail = (1 - level) / 2
-    low = 0.0 if k == 0 else float(beta.ppf(tail, k + 0.5, n - k + 0.5))
-    high = 1.0 if k == n else float(beta.ppf(1 - tail, k + 0.5, n - k + 0.5))
-    return Rate(k=k, n=n, low=low, high=high)
+    low, high = proportion_confint(k, n, 1 - level, "jeffreys")
+    return Rate(k=k, n=n, low=0.0 if k == 0 else float(low), high=1.0 if k == n else float(high))
+
+
+def nominal_alpha(counts: np.ndarray) -> float | None:
+    """Krippendorff's alpha for nominal labels; None where all labels are one, or no item has two.
+
+    Args:
+        counts: [items, labels], how many annotators gave each label.
+
+    Source: Krippendorff (2011), Computing Krippendorff's alpha-reliability, section C.
+    """
+    counts = counts[counts.sum(1) > 1]
+    sizes, totals = counts.sum(1), counts.sum(0)
+    n = totals.sum()
+    if (totals > 0).sum() < 2:
+        return None
+    observed = ((sizes**2 - (counts**2).sum(1)) / (sizes - 1)).sum() / n
+    expected = (n**2 - (totals**2).sum()) / (n * (n - 1))
+    return float(1 - observed / expected)
 
 
 def corrected(found: Rate, grader: dict[str, Any], trust: float) -> Rate | None:

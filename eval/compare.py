@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm, t
+from scipy.stats import norm, permutation_test, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -100,9 +100,11 @@ def paired_p(success: np.ndarray, clusters: list[str] | None = None) -> float:
         b, c = int((diff > 0).sum()), int((diff < 0).sum())
         return float(mcnemar([[0, b], [c, 0]], exact=True).pvalue)
     sums = _sums(diff, clusters)
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (FLIPS, len(sums)))
-    extreme = np.abs(signs @ sums) >= abs(sums.sum()) - 1e-9
-    return float((extreme.sum() + 1) / (FLIPS + 1))
+    if len(sums) < 2:
+        return 1.0
+    settings = {"permutation_type": "samples", "n_resamples": FLIPS, "rng": 0, "vectorized": True}
+    found = permutation_test((sums,), lambda x, axis: x.sum(axis), **settings)
+    return float(found.pvalue)
 
 
 def minimum_detectable(success: np.ndarray, n: int) -> float:

@@ -84,7 +84,8 @@ def compare(out: Path) -> dict[str, Any]:
     folder = out / "comparison"
     runs = sorted(p.parent.name for p in out.glob("*/adapter"))
     if not (folder / "comparison.json").exists() or len(read(folder / "comparison.json")["runs"]) != len(runs):
-        call("eval.py", f"diagnosis={out / 'diagnose_0'}", f"runs={out}/*_*_[0-9]", f"out={folder}", "wandb.mode=disabled")
+        runs_of = f"runs={out}/*_*_[0-9]"
+        call("eval.py", f"diagnosis={out / 'diagnose_0'}", runs_of, f"out={folder}", "wandb.mode=disabled")
     return read(folder / "comparison.json")
 
 

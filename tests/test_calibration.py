@@ -328,8 +328,10 @@ class Leans(ScriptedModel):
 
 def test_slices_that_no_kind_explains_are_mended_first(diagnose_scripted: Any) -> None:
     advice = diagnose_scripted(planted_rows({"locked": ["latent"] * 40}), model=Locked).recommendations[0]
-    assert "prompt_format" in advice.would_flip
-    assert advice.method != "collect_data" or ("mend" in advice.command and not advice.data_needed["rows"])
+    assert "prompt format" in advice.would_flip
+    assert advice.method != "collect_data" or (
+        "fix what is named above" in advice.command and not advice.data_needed["rows"]
+    )
 
 
 @pytest.mark.parametrize("n", [20, 28])
@@ -444,5 +446,5 @@ def test_more_items_are_not_asked_for_where_the_gold_is_the_trouble(diagnose_scr
     found = diagnose_scripted(rows, model=Keeps)
     assert found.slices[0].verdict == "insufficient" and found.slices[0].needs_items == 0
     (advice,) = found.recommendations
-    assert f"the gold of {len(found.slices[0].suspect)} items is doubted" in advice.why
-    assert "looked at and mended" in advice.would_flip
+    assert f"the reference answers of {len(found.slices[0].suspect)} items look wrong" in advice.why
+    assert "review and fix" in advice.would_flip

@@ -49,7 +49,7 @@ def test_a_sample_belongs_to_its_item_and_draw_not_to_its_batch(model: HFModel) 
 
 
 def test_another_key_gives_another_sample() -> None:
-    a, b = uniforms(["0|samples|x|0", "1|sampled|x|0"], 64)
+    a, b = uniforms(["0|samples|x|0", "1|samples|x|0"], 64)
     assert (a != b).all()
     assert a.min() >= 0 and a.max() < 1
 
@@ -260,6 +260,48 @@ def test_what_fits_in_no_batch_is_said(model: HFModel, monkeypatch: pytest.Monke
     monkeypatch.setattr(decode, "decode", never)
     with pytest.raises(RunFailed, match="out of memory on one prompt"):
         model.generate(PROMPTS[:3], KEYS[:3], n=2, temperature=1.0)
+
+
+def tight(real: Any, most: int) -> Any:
+    """A function of a batch that runs out of memory with more than so many rows."""
+
+    def work(*args: Any, **rest: Any) -> Any:
+        rows = next(a for a in args if isinstance(a, list))
+        if len(rows) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return real(*args, **rest)
+
+    return work
+
+
+def test_the_look_at_end_tokens_is_halved_too(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diagnose.models import decode
+
+    whole = model.emitted_specials(PROMPTS, 0, steps=32)
+    monkeypatch.setattr(decode, "decode", tight(decode.decode, 3))
+    assert model.emitted_specials(PROMPTS, 0, steps=32) == whole and whole
+
+
+def test_a_reward_model_s_batch_is_halved_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from diagnose.models.reward import RewardModel
+
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_pretrained(DEMO, num_labels=1).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)
+    judge = RewardModel(str(tmp_path), device="cpu")
+    whole = judge.logprob(PROMPTS, ["opal"] * len(PROMPTS))
+    monkeypatch.setattr(judge, "_scored", tight(judge._scored, 5))
+    halved = judge.logprob(PROMPTS, ["opal"] * len(PROMPTS))
+    assert [s.logprob for s in halved] == pytest.approx([s.logprob for s in whole], abs=1e-5)
+    assert len({round(s.logprob or 0.0, 4) for s in whole}) > 6
+    assert capsys.readouterr().err == "batch of 12 ran out of memory on cpu; retrying with 6\n"
+    monkeypatch.setattr(judge, "_scored", tight(judge._scored, 0))
+    with pytest.raises(RunFailed, match="out of memory on a single text on cpu"):
+        judge.logprob(PROMPTS, ["opal"] * len(PROMPTS))
 
 
 def test_forced_answers_have_the_form_whatever_the_model_likes(model: HFModel) -> None:

@@ -49,7 +49,9 @@ def test_the_whole_loop(tmp_path: Path, kind: str, lora: list[str], reached: flo
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((diagnosis / "diagnosis.json").read_text())["slices"][0]
     assert (found["verdict"], found["kind"]) == ("knowledge", "unresolved")
-    done = run_verb("train", f"diagnosis={diagnosis}", "method=sft", f"out={run}", "wandb.mode=disabled", *lora, env=ENV)
+    done = run_verb(
+        "train", f"diagnosis={diagnosis}", "method=sft", f"out={run}", "wandb.mode=disabled", *lora, env=ENV
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     done = run_verb("eval", f"diagnosis={diagnosis}", f"runs={run}", f"out={out}", "wandb.mode=disabled", env=ENV)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -77,7 +77,7 @@ def test_the_run_describes_itself(trained: tuple[str, Path]) -> None:
     run = json.loads((out / "run.json").read_text())
     assert (run["status"], run["method"], run["adapter"], run["reason"]) == ("finished", method, "adapter", None)
     assert run["decision_id"] and run["prompt_format_sha"] and run["versions"]["trl"]
-    checks = ("prompt_format", "end token", "length", "rows", "leakage", "reference")
+    checks = ("prompt format", "end token", "length", "rows", "leakage", "reference")
     assert {run["gates"][name] for name in checks} == {"passed"}
     assert run["device"] in ("cpu", "cuda", "mps")
     assert run["lora"]["target_modules"] == "all-linear"

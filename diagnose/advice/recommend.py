@@ -41,7 +41,7 @@ Array = np.ndarray
 
 @dataclass(frozen=True)
 class _Case:
-    """One slice: what is best for it, and what speaks for that."""
+    """One slice: what is best for it, and why."""
 
     verdict: SliceVerdict
     items: list[EvalItem]
@@ -70,7 +70,7 @@ def recommend(
     """One recommendation per group of slices of one verdict, methods, vetoes and next evidence; largest lift first.
 
     Args:
-        rows: method → slice → training rows at hand.
+        rows: method → slice → training rows available.
         command: how train is started for this diagnosis, up to the method.
     """
     healthy = [v.slice for v in verdicts if v.verdict == "none" or _seems_right(v, rule)]
@@ -179,7 +179,7 @@ def _of_slices(slices: list[str], rows: dict[str, int]) -> int:
 
 
 def _seems_right(v: SliceVerdict, rule: RuleConfig) -> bool:
-    """Too few items for a verdict, but those there are show no gap and are not in doubt: what training could break."""
+    """Too few items for a verdict, but those that there are show no gap: what training could break."""
     none = v.mixture.get("none")
     return (
         v.verdict == "insufficient"
@@ -307,12 +307,12 @@ def _with_command(r: Recommendation, start: str, healthy: list[str], rows: dict[
 
 def _no_training(r: Recommendation) -> str:
     if r.method == "collect_data" and not any(r.data_needed.get(what) for what in ("rows", "items")):
-        return "# look at what would change it, mend that, then run diagnose.py again"
+        return "# fix what is named above, then rerun diagnose.py"
     return {
-        "prompt": "# put the reserved exemplars into the production prompt",
+        "prompt": "# add few-shot examples to the production prompt",
         "constrained": "# decode under the slice's schema or choices",
-        "retrieval": "# put the fact into the prompt",
-        "collect_data": "# add items or training rows, then run diagnose.py again",
+        "retrieval": "# add the retrieved context to the prompt",
+        "collect_data": "# add items or training rows, then rerun diagnose.py",
     }.get(r.method, "# nothing to do")
 
 

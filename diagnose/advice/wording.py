@@ -8,14 +8,14 @@ from diagnose.items.evalset import RESERVE_FROM
 from diagnose.records import Method, SliceVerdict, TrainMethod
 
 ARMS: tuple[Method, ...] = ("prompt", "constrained", "retrieval")
-"""Arms that need no training."""
+"""Options without training."""
 TRAINING: tuple[TrainMethod, ...] = ("sft", "dpo", "sft_dpo", "rlhf")
 GATE_REASONS = {
     "constrained": "no schema and no choices to constrain to",
     "retrieval": "no item has a context to retrieve",
     "dpo": "no pairs and no judge say what is preferred",
     "sft_dpo": "no pairs and no judge say what is preferred",
-    "rlhf": "no pairs for a reward model, or nothing for a reward to find: no sample is ever right and liked",
+    "rlhf": "no pairs for a reward model, or nothing for a reward to find: no sample is ever right and preferred",
 }
 MEANINGS = {
     "none": "correct and well formatted",
@@ -41,23 +41,23 @@ def why(
     rivals: dict[Method, float],
 ) -> str:
     """The verdict in words, then what was measured that speaks for the advice."""
-    taught = "worked solutions" if v.kind == "skill" else "rows that state these very facts in several wordings"
+    taught = "worked solutions" if v.kind == "skill" else "rows that state these facts in several wordings"
     gap, odd = v.verdict not in ("none", "insufficient"), misfit(v)
     parts = [
         (not undetermined(v), MEANINGS[f"{v.verdict}_{v.kind}" if v.kind else v.verdict]),
-        (bool(undetermined(v)), f"cannot be told: {undetermined(v)}"),
-        (v.verdict == "format" and any(seen.few_shot), f"exemplars in the prompt repair {_of(seen.few_shot)} tries"),
-        (v.verdict == "format" and any(seen.constrained), f"constrained decoding repairs {_of(seen.constrained)}"),
+        (bool(undetermined(v)), f"undetermined: {undetermined(v)}"),
+        (v.verdict == "format" and any(seen.few_shot), f"few-shot examples fix {_of(seen.few_shot)} attempts"),
+        (v.verdict == "format" and any(seen.constrained), f"constrained decoding fixes {_of(seen.constrained)}"),
         (
             v.verdict == "knowledge" and any(seen.oracle_context),
-            f"the oracle context repairs {_of(seen.oracle_context)}",
+            f"the oracle context fixes {_of(seen.oracle_context)}",
         ),
         (
             v.verdict == "none" and not {"preference", "judge", "agreement"} & set(v.missing),
-            "and liked",
+            "at least as preferred as the reference",
         ),
         (odd, "no kind of gap explains what all probes saw"),
-        (gap and not train, "no training with the rows at hand is expected to help"),
+        (gap and not train, "no training with the available rows is expected to help"),
         (
             v.verdict == "knowledge" and best == "collect_data" and not odd,
             f"about {needed['rows']} {taught} could change that",
@@ -67,20 +67,21 @@ def why(
         near = f"in {_of(seen.near)} items the preferred answer is at least about as likely as the model's own samples"
         parts.append((True, near))
     if v.verdict == "preference" and seen.one is not None:
-        found = f"one of several samples is liked in {_of(seen.best_of_n)} items, one at random in {seen.one:.2f}"
+        best = f"the best of several samples is preferred in {_of(seen.best_of_n)} items"
+        found = f"{best}, a random one in {seen.one:.2f}"
         parts.append((True, found))
     if train and train != best and best in lifts:
         without, trained = lifts[best]["mean"], lifts[train]["mean"]
-        both = f"{best} needs no training and is expected to lift {without:.2f}, {train} {trained:.2f}"
+        both = f"{best} needs no training; expected lift {without:.2f}, of {train} {trained:.2f}"
         parts.append((True, both))
     if gap and best != "collect_data" and rivals:
         named = " or ".join(f"{m} (P {p:.2f})" for m, p in rivals.items())
-        parts.append((True, f"{named} may be better, though not on average"))
+        parts.append((True, f"{named} may still be the best"))
     return "; ".join(text for applies, text in parts if applies)
 
 
 def misfit(v: SliceVerdict) -> bool:
-    """Did a probe of a slice that lacks content see what no kind of gap explains?"""
+    """Did a probe of a slice with missing content see what no kind of gap explains?"""
     return v.verdict in ("knowledge", "mixed") and "misfit" in v.missing
 
 
@@ -89,7 +90,7 @@ def undetermined(v: SliceVerdict) -> str:
     if v.verdict != "insufficient" or v.needs_items:
         return ""
     if v.suspect:
-        return f"the gold of {len(v.suspect)} items is doubted"
+        return f"the reference answers of {len(v.suspect)} items look wrong"
     return f"{v.unread.get('truncated', 0)} answers were cut off before their content could be read"
 
 
@@ -119,24 +120,24 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
     """The cheapest evidence that could change the advice: the first line that applies."""
     kind = v.kind if v.verdict == "knowledge" else None
     lines = (
-        (v.needs_items > 0, "more items, as many as a slice `needs`"),
+        (v.needs_items > 0, "more items, as many as the slice `needs`"),
         (
             bool(undetermined(v) and v.suspect),
-            "the doubted gold answers, looked at and mended; then the same command again",
+            "review and fix the suspect reference answers, then rerun the same command",
         ),
         (bool(undetermined(v)), "a larger model.max_new_tokens"),
-        (misfit(v), "the render, mended where it is wrong: look at what the probes said side by side"),
+        (misfit(v), "a fixed prompt format: look at the answers to the probes side by side"),
         (
             kind == "unresolved" and "ranked" in v.missing and seen.has_options,
-            "the probe `ranked`: log-probabilities of the distractors, of a local model or by model.api=completions",
+            "the probe `ranked`: log-probabilities of the distractors, of a local model or with model.api=completions",
         ),
         (
             kind == "unresolved" and "ranked" in v.missing,
-            "`distractors` per item: ranking them is the cheapest probe that tells stored from absent facts",
+            "`distractors` per item: ranking them is the cheapest probe that tells stored facts from absent ones",
         ),
         (
             v.verdict in ("knowledge", "mixed") and "context" in v.missing and seen.has_context,
-            "the probe `oracle_context`, of a model that can be asked: it tells an absent fact from a missing skill",
+            "the probe `oracle_context`, of a model that can be queried: it tells an absent fact from a missing skill",
         ),
         (
             v.verdict in ("knowledge", "mixed") and "context" in v.missing,
@@ -144,22 +145,22 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
         ),
         (
             v.verdict == "none" and "preference" in v.missing and seen.judged,
-            "the probe `preference_judged`, of a model that can be asked: without it a preference gap cannot be seen",
+            "the probe `preference_judged`, of a model that can be queried: only it detects a preference gap",
         ),
         (
             v.verdict == "none" and "preference" in v.missing,
-            "`chosen` answers with a judge: without them a preference gap cannot be seen",
+            "`chosen` answers with a judge: without them a preference gap cannot be detected",
         ),
         (kind == "latent", "a short SFT on half of the entities, tested on the other half"),
-        (kind == "absent", "training rows that state these very facts; rows about other entities cannot teach them"),
+        (kind == "absent", "training rows that state these facts; rows about other entities cannot teach them"),
         (kind == "skill", "worked solutions as training rows"),
         (
             v.verdict == "preference" and "margins" in v.missing,
-            "the probe `margins`, of a local model or by model.api=completions: it tells dpo from rlhf",
+            "the probe `margins`, of a local model or with model.api=completions: it tells dpo from rlhf",
         ),
         (
             v.verdict == "preference" and seen.near[0] < seen.near[1] and not any(seen.best_of_n),
-            "the probe `best_of_n`, of a model that can be asked: samples that the judge likes would favour rlhf",
+            "the probe `best_of_n`, of a model that can be queried: samples that the judge prefers would favour rlhf",
         ),
         (
             v.verdict == "preference",
@@ -167,15 +168,15 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
         ),
         (
             v.verdict == "format" and not any(seen.few_shot) and v.n >= RESERVE_FROM,
-            "the probe `few_shot`, of a model that can be asked: exemplars show whether a prompt suffices",
+            "the probe `few_shot`, of a model that can be queried: few-shot examples show whether a prompt is enough",
         ),
         (
             v.verdict == "format" and not any(seen.few_shot),
-            "12 items or more in this slice: four of them as exemplars show whether a prompt suffices",
+            "12 items or more in this slice: four of them, as few-shot examples, show whether a prompt is enough",
         ),
         (
             v.verdict == "format",
-            "exemplars that stop working on longer prompts, or a prompt budget that has no room for them",
+            "few-shot examples that stop working on longer prompts, or a prompt budget that has no room for them",
         ),
     )
-    return next((text for applies, text in lines if applies), "items on which users complain")
+    return next((text for applies, text in lines if applies), "items users complain about")

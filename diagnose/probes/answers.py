@@ -252,7 +252,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def _batches(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:
-    """Like with like: the same number of draws and exemplars, similar lengths; the plan depends on the asks alone.
+    """Like with like: the same number of draws and examples, similar lengths; the plan depends on the asks alone.
 
     `size` counts generated rows; texts to be scored count by their prompts, because a prompt of several is read once.
     """
@@ -284,5 +284,5 @@ def _batches(asks: Sequence[Ask], size: int) -> Iterator[list[Ask]]:
 
 
 def _head(prompt: Prompt) -> str:
-    """What stands before the question itself: exemplars, shared by many prompts."""
+    """What precedes the question itself: few-shot examples, shared by many prompts."""
     return "\n".join(text for _, text in prompt.turns[:-1])

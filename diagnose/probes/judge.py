@@ -1,7 +1,7 @@
-"""Models that read answers: as a grader, as a judge of two answers, and reward models.
+"""Models that read answers: graders, judges of pairs, and reward models.
 
-A judge sees two answers in both orders, because judges favour a place; what it gets wrong is measured on pairs of
-known truth (chosen against rejected) and on two samples of the same model.
+A judge sees two answers in both orders, because judges favour a position; its error rate is measured on pairs whose
+winner is known (chosen against rejected) and on two samples of the same model.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class Entry:
     missing: str | None = None
     """How `missing` names its absence; None: nobody would miss it."""
     unknown_without: str = ""
-    """What cannot be told without it …"""
+    """What cannot be shown without it …"""
     would_show: str = ""
     """… and what it would take."""
     matters_for: tuple[str, ...] = ()

@@ -45,9 +45,9 @@ BLANKS = {
 }
 """What a printed command leaves to be filled in."""
 ROWS = 40
-"""So many slices stand in the terminal; the report has all of them."""
+"""Slices shown in the terminal; the report has all of them."""
 NARROW = 100
-"""Columns of a terminal under which the table keeps only what the verdict rests on."""
+"""In a narrower terminal the table keeps only what the verdict rests on."""
 
 
 # ---------------------------------------------------------------- at the end
@@ -57,7 +57,7 @@ def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:
     """Table of verdicts, then what to do, then the next command."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     slices = by_gap(diagnosis.slices)
-    console.print("[bold]Which gap, and how sure[/bold]")
+    console.print("[bold]Which gap, and how confident[/bold]")
     console.print(_verdict_table(slices[:ROWS], console.width))
     for note in _notes(slices):
         console.print(Text(_printable(note), "dim"))
@@ -72,7 +72,7 @@ def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:
     console.print(_printable(next_step), soft_wrap=True, markup=False, highlight=False)
     for blank, what in BLANKS.items():
         if f"={blank}" in next_step:
-            console.print(f"            {blank} stands for {what}", style="dim", highlight=False)
+            console.print(f"            {blank}: {what}", style="dim", highlight=False)
 
 
 def _verdict_table(slices: list[SliceVerdict], width: int) -> Table:
@@ -106,7 +106,7 @@ def _share(rate: Rate | None) -> str:
 
 
 def _notes(slices: list[SliceVerdict]) -> list[str]:
-    """What the table leaves out, what the data given cannot tell (one line per reason), and what was not scored."""
+    """What the table leaves out, what the data cannot show (one line per reason), and what was not read."""
     notes = [f"{len(slices) - ROWS} more slices with smaller gaps: in the report"] if len(slices) > ROWS else []
     for what, (reason, _) in MISSING.items():
         names = [cut(v.slice, NAME) for v in slices if what in v.missing and matters(what, v)]
@@ -115,13 +115,13 @@ def _notes(slices: list[SliceVerdict]) -> list[str]:
     for v in slices:
         if v.suspect:
             notes.append(
-                f"{cut(v.slice, NAME)}: {len(v.suspect)} gold answers are doubted ({some(list(v.suspect))}): their own "
-                "context or all of the model's samples say otherwise; look at them first"
+                f"{cut(v.slice, NAME)}: {len(v.suspect)} reference answers look wrong ({some(list(v.suspect))}); check "
+                "them first: their own context, or all of the model's samples, contradict them"
             )
-    unscored = sum((Counter(v.unread) for v in slices), Counter[str]())
-    if unscored:
+    unread = sum((Counter(v.unread) for v in slices), Counter[str]())
+    if unread:
         names = [cut(v.slice, NAME) for v in slices if v.unread]
-        notes.append(f"{some(names)}: unscored: " + ", ".join(f"{n} {why}" for why, n in unscored.most_common()))
+        notes.append(f"{some(names)}: not read: " + ", ".join(f"{n} {why}" for why, n in unread.most_common()))
     return notes
 
 
@@ -135,7 +135,7 @@ def _show_recommendation(console: Console, r: Recommendation) -> None:
         table.add_row(name, Text(_printable(text)))
     console.print(Padding(table, (0, 0, 0, 4), expand=False))
     if r.train_method:
-        console.print("    command  ", end="")
+        console.print(f"    {'command':<18}", end="")
         console.print(_printable(r.command), soft_wrap=True, markup=False, highlight=False)
 
 
@@ -148,6 +148,6 @@ def _headline(r: Recommendation) -> str:
 def _advice(r: Recommendation) -> dict[str, str]:
     out = {}
     if r.train_method or r.method not in ("none", "collect_data"):
-        out["lift"] = f"expected {'; '.join(expected_lifts(r))}; P(best advice) {chance(r.p_best)}"
-    out |= {"why": r.why, "flips it": r.would_flip}
+        out["lift"] = f"expected {', '.join(expected_lifts(r))}; P(best) {chance(r.p_best)}"
+    out |= {"why": r.why, "would change this": r.would_flip}
     return out | ({"data": data} if (data := wanted_data(r)) else {})

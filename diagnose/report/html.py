@@ -194,7 +194,7 @@ def _label(c: str, v: SliceVerdict) -> str:
 
 
 def _stack(v: SliceVerdict) -> list[tuple[str, float, float]]:
-    """(class, start, width): gaps from the left, so that the interval of all of them stands where they end."""
+    """(class, start, width): gaps from the left, so that the interval of all of them is where they end."""
     out, at = [], 0.0
     for c in (*CLASSES[1:], "none"):
         share = v.mixture.get(c) or 0.0
@@ -279,7 +279,7 @@ def _clamped(row: dict[str, str]) -> dict[str, str]:
 
 
 def _missing(slices: list[SliceVerdict]) -> list[tuple[list[str], str, str]]:
-    """(slices, what cannot be told, what would make it known)."""
+    """(slices, what cannot be shown, what it would take)."""
     out = []
     for what, (cannot, buys) in MISSING.items():
         names = [v.slice for v in slices if what in v.missing and matters(what, v)]
@@ -300,7 +300,7 @@ def _advice_view(r: Recommendation, v: SliceVerdict) -> dict[str, Any]:
         "verdict": verdict_text(v),
         "chip": _chip(v),
         "plotted": plotted,
-        "expected": "; ".join(expected_lifts(r)),
+        "expected": ", ".join(expected_lifts(r)),
         "data": wanted_data(r),
         "lifts": _lifts(r, shown) if plotted else [],
         "pending": [m for m, state in r.gates.items() if state == "pending"],

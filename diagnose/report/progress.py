@@ -1,4 +1,4 @@
-"""What is known while a diagnosis runs: a bar per probe, and under them the slices."""
+"""Progress on stderr: a bar per probe, and below them what is known per slice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from diagnose.records import Answer, EvalItem, SliceVerdict
 from diagnose.report.words import chance, cut, safe, short, verdict_text
 
 BARS = 6
-"""So many probes have a bar at once: the latest."""
+"""Probes that have a bar at once: the latest."""
 NAME = 32
 """Columns for the name of a slice among other words."""
 
@@ -52,7 +52,7 @@ class Tally:
 
 
 class Bars:
-    """One progress bar per probe on stderr and under them what is known per slice; plain lines where no terminal is."""
+    """A progress bar per probe and the slices below them; plain lines where stderr is no terminal."""
 
     def __init__(self, title: str = "", items: Sequence[EvalItem] = ()) -> None:
         """`items`: those whose answers `saw` counts by slice."""
@@ -93,7 +93,7 @@ class Bars:
                 self.tallies[name].saw(answer)
 
     def settled(self, verdict: SliceVerdict) -> None:
-        """A line for a slice of which nothing more is asked."""
+        """A line for a slice that is asked no more items."""
         said = f"{safe(verdict.slice)}: {verdict_text(verdict)}, P {chance(verdict.p_verdict)}, {verdict.n} items asked"
         word = "undecided" if verdict.verdict == "insufficient" else "decided"
         self.progress.console.print(f"{word:<10} {said}", soft_wrap=True, highlight=False)

@@ -34,7 +34,7 @@ MISSING = {
         "the prompt format (chat template, stop strings) or refusals: look at the answers, fix what is wrong and rerun",
     ),
 }
-"""What `missing` names → what cannot be told without it, and what it would take."""
+"""What `missing` names → what cannot be shown without it, and what it would take."""
 MATTERS_FOR = {e.missing: e.matters_for for e in TABLE if e.missing and e.matters_for} | {
     "misfit": ("knowledge", "mixed")
 }
@@ -42,7 +42,7 @@ MATTERS_FOR = {e.missing: e.matters_for for e in TABLE if e.missing and e.matter
 
 
 def safe(text: str) -> str:
-    """No escape sequences, no direction marks, no markup: what is left prints as it reads."""
+    """No escape sequences, no direction marks, no markup."""
     return escape(_printable(text))
 
 
@@ -53,7 +53,7 @@ def _printable(text: str) -> str:
 
 
 def by_gap(slices: Sequence[SliceVerdict]) -> list[SliceVerdict]:
-    """The largest gap first; slices of which nothing was scored last."""
+    """The largest gap first; slices in which nothing was read last."""
     return sorted(slices, key=lambda v: (-gap(v) if gap(v) is not None else 1.0, v.slice))  # type: ignore[operator]
 
 
@@ -123,11 +123,11 @@ def matters(what: str, v: SliceVerdict) -> bool:
 
 
 def expected_lifts(r: Recommendation) -> Iterator[str]:
-    """`.88 [.60, .99] by sft`, of what is advised and of training, each in the slice that it lifts least."""
+    """`sft .88 [.60, .99]`, of what is advised and of training, each in the slice that it lifts least."""
     methods = [m for m in dict.fromkeys((r.method, r.train_method)) if m and m not in ("none", "collect_data")]
     for method in methods:
         x = r.least_lifts[method]
-        yield f"{short(x['mean'])} [{short(x['low'])}, {short(x['high'])}] by {method}"
+        yield f"{method} {short(x['mean'])} [{short(x['low'])}, {short(x['high'])}]"
 
 
 def wanted_data(r: Recommendation) -> str:

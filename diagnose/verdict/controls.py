@@ -13,7 +13,7 @@ from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import beaten, duels
 from diagnose.probes.table import Probe, Role
 from diagnose.records import EvalItem
-from diagnose.stats import rate
+from diagnose.stats import nominal_alpha, rate
 
 PER_KIND = 200
 """Items per kind of grader on which its errors are measured (hand-set)."""
@@ -100,21 +100,17 @@ def agreement(items: list[EvalItem]) -> dict[str, Any]:
     out: dict[str, Any] = {"alpha": None, "pairwise": None, "items": len(labels)}
     if len(labels) < 8:
         return out
-    values = sorted({label for one in labels for label in one})
-    counts = np.array([[one[value] for value in values] for one in labels], float)
+    counts = np.array([[one[value] for value in sorted(set().union(*labels))] for one in labels], float)
     sizes = counts.sum(1)
     out["pairwise"] = float(((counts * (counts - 1)).sum(1) / (sizes * (sizes - 1))).mean())
-    if len(values) > 1:
-        import krippendorff
-
-        out["alpha"] = float(krippendorff.alpha(value_counts=counts.astype(int), level_of_measurement="nominal"))
+    out["alpha"] = nominal_alpha(counts)
     return out
 
 
 def margin_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
     """How often the base ranks `chosen` above `rejected` by log-probability per token, in all and by length.
 
-    The terciles of the difference in length are the placebo: a margin that lives in one of them is about length.
+    The terciles of the difference in length are the control: a margin that shows in only one of them is about length.
     Empty where no item has a pair.
     """
     margins = []

@@ -22,14 +22,7 @@ Array = np.ndarray
 KINDS: tuple[Kind, ...] = ("latent", "absent", "skill")
 """In the order of KNOWLEDGE."""
 Controls = dict[str, dict[str, Any]]
-SHOWN = (
-    Probe.PLAIN,
-    Probe.FEW_SHOT,
-    Probe.CONSTRAINED,
-    Probe.SAMPLES,
-    Probe.ORACLE_CONTEXT,
-    Probe.SELF_PAIRS,
-)
+SHOWN = (Probe.PLAIN, *(e.probe for e in TABLE if e.recovers), Probe.SELF_PAIRS)
 """The probes whose answers are shown side by side for the most telling items."""
 
 

@@ -3,9 +3,9 @@ Skene (1979, https://doi.org/10.2307/2346806) gives, per slice, posterior draws 
 
     z_i ~ Cat(pi_cell)            pi_cell ~ Dir(kappa / classes)
     y_ir | z_i = c                one three-level outcome per probe, a count for samples, a win for rankings
-    P(success) = g + (1 - g) mu   g: the placebo's measured rate; mu_rc ~ Beta(strength * template), pooled over slices
+    P(success) = g + (1 - g) mu   g: its control's measured rate; mu_rc ~ Beta(strength * template), pooled over slices
 
-The log-likelihood of a probe counts by its weight (at most 1), because the rungs of an item share its difficulty; an
+The log-likelihood of a probe counts by its weight (at most 1), because the probes of an item share its difficulty; an
 item counts by `effective` (at most 1), because the items of a slice share what the templates get wrong. Both come from
 models of known gaps (calibration.py). Slices that overlap are fitted on disjoint cells and reported as sums. Clustered
 items count by their effective number.
@@ -33,7 +33,7 @@ JUDGED_LEAST = 8
 """Pairs a judge must have seen before it can be called unreliable (hand-set)."""
 MISFIT_LEAST = 8
 """Items a probe must have run on before it can contradict a kind (hand-set)."""
-SURELY = 1.645
+ONE_SIDED_95 = 1.645
 """Standard errors below the mean: the one-sided 95 % bound of a normal distribution."""
 Array = np.ndarray
 
@@ -43,7 +43,7 @@ def attribute(
 ) -> Attribution:
     """Posterior draws of each slice's mixture over CLASSES.
 
-    Items of which nothing could be read, or whose gold is doubted, take no part.
+    Items of which nothing could be read, or whose reference answer is suspect, take no part.
     """
     groups = by_slice(evalset.items)
     by_name = {name: suspects(part, log) for name, part in groups.items()}
@@ -117,12 +117,12 @@ def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConf
     for name in sorted({name for i in items for name in i.slices}):
         inside = np.array([name in i.slices for i in items])
         asked_here = [inside & ~np.isnan(d) for d in off.values()]
-        least = [_surely(d[k], seen.weights[k]) for d, k in zip(off.values(), asked_here, strict=True) if k.any()]
+        least = [_least_offset(d[k], seen.weights[k]) for d, k in zip(off.values(), asked_here, strict=True) if k.any()]
         if max(least, default=0.0) > rule.misfit:
             yield name
 
 
-def _surely(off: Array, weights: Array) -> float:
+def _least_offset(off: Array, weights: Array) -> float:
     """How far the mean is off at least (one-sided 95 %); 0 with too few items.
 
     One success and one failure added: items that all agree have not been measured without error either.
@@ -131,7 +131,7 @@ def _surely(off: Array, weights: Array) -> float:
         return 0.0
     n = weights.sum()
     error = np.sqrt((off.var() * n + 1) / (n + 2) / n)
-    return float(abs(off.mean()) - SURELY * error)
+    return float(abs(off.mean()) - ONE_SIDED_95 * error)
 
 
 # ---------------------------------------------------------------- inference
@@ -204,7 +204,7 @@ def _levels_loglik(seen: Evidence, probe: Probe, mu: Array) -> Array:
 
 
 def _format_floor(seen: Evidence, probe: Probe) -> Array:
-    """The placebo of `few_shot` is about form: exemplars in the base's own form make an answer strict this often."""
+    """The control of `few_shot` is about format: examples in the base's own format make an answer strict this often."""
     return seen.format_floors.get(probe, np.zeros(len(seen.weights)))
 
 
