@@ -25,6 +25,8 @@ ALPHA = 0.05
 """Two-sided level after Holm's correction (convention)."""
 FLIPS = 10_000
 """Sign-flip draws of the clustered test (hand-set; standard error .002 at p = .05)."""
+TIE = 0.02
+"""Methods whose success rates differ by less are as good as each other (hand-set)."""
 
 
 def compare_run(
@@ -286,7 +288,7 @@ def best_and_regret(
     """The best method over the union of target slices, and what the recommended one gave away.
 
     The maximum over noisy runs is optimistic, so the winner is picked on one half of the items and scored on
-    the other, both ways. A difference below .02 (hand-set), or with 0 in its 90 % interval, is a tie.
+    the other, both ways. A difference below TIE, or with 0 in its 90 % interval, is a tie.
 
     Args:
         success: run → item → 0 or 1, on the target items.
@@ -311,6 +313,6 @@ def best_and_regret(
     se = float(diff.std(ddof=1) / np.sqrt(len(diff))) if len(diff) > 1 else 0.0
     low, high = float(diff.mean() - 1.645 * se), float(diff.mean() + 1.645 * se)
     regret = float(np.mean(gains)) if gains else float(diff.mean())
-    tie = bool(low <= 0 <= high or abs(diff.mean()) < 0.02)
+    tie = bool(low <= 0 <= high or abs(diff.mean()) < TIE)
     found = {"recommended": recommended, "best": best, "regret": regret, "low": low, "high": high, "tie": tie}
     return best, found | {"items": len(items)}

@@ -41,7 +41,7 @@ SHAPES = {
     "8b": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
 }
 """Of the config.json of Qwen/Qwen3-*-Base."""
-WANTED = {"plain": 1, "few_shot": 2, "shaped_300": 3, "ranked": 3, "samples": 2}
+WANTED = {"plain": 1, "few_shot": 2, "few_shot_300": 3, "ranked": 3, "samples": 2}
 """The least ratio to lm-eval that we want."""
 
 
@@ -85,8 +85,8 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
             flush=True,
         )
     ladder = [found[name] for name in ("few_shot", "ranked", "samples")]
-    found["ladder"] = {"ratio": sum(part["theirs_s"] for part in ladder) / sum(part["ours_s"] for part in ladder)}
-    print(f"{'ladder':<12} few_shot, ranked and sampled together: {found['ladder']['ratio']:.2f} x   wanted 2 x")
+    found["together"] = {"ratio": sum(part["theirs_s"] for part in ladder) / sum(part["ours_s"] for part in ladder)}
+    print(f"{'ladder':<12} few_shot, ranked and sampled together: {found['together']['ratio']:.2f} x   wanted 2 x")
     found["limit"] = limit(ours, rows, args)
     print(f"{'limit':<12} the ladder's prompts reach {found['limit']['share']:.2f} of the raw batched forward rate")
     if not args.like:
@@ -193,7 +193,7 @@ def workloads(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespac
     return {
         "plain": asked(""),
         "few_shot": asked(few),
-        "shaped_300": asked(many),
+        "few_shot_300": asked(many),
         "ranked": ranked(),
         "samples": sampled(),
     }

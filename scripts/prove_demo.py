@@ -3,7 +3,7 @@
     python -m scripts.prove_demo                  # about 25 minutes on 2 CPU cores; goes on where it was stopped
     python -m scripts.prove_demo --seeds 1        # one training seed
 
-Writes scripts/results/prove_demo.json and prove_demo.png.
+Writes scripts/results/prove_demo.json, prove_demo.md and prove_demo.png.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def main() -> int:
     }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "prove_demo.json").write_text(json.dumps(result, indent=1) + "\n")
+    (RESULTS / "prove_demo.md").write_text(markdown(result))
     draw(read(args.out / "diagnose_0" / "diagnosis.json"), result["lifts"])
-    show(result)
+    print(markdown(result))
     return 0 if all(v["right"] == v["slices"] for v in verdicts) else 1
 
 
@@ -123,23 +124,24 @@ def lifts(comparison: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def show(result: dict[str, Any]) -> None:
-    """The two tables of the README, in Markdown."""
-    right = sum(v["right"] for v in result["verdicts"])
-    total = sum(v["slices"] for v in result["verdicts"])
+def markdown(result: dict[str, Any]) -> str:
+    """All runs, one row each."""
+    right, total = (sum(v[name] for v in result["verdicts"]) for name in ("right", "slices"))
     slowest = max(v["seconds"] for v in result["verdicts"])
-    print(
-        f"\nverdict and kind right: {right} of {total} over {len(result['verdicts'])} seeds; slowest {slowest:.0f} s\n"
-    )
-    print("| slice | method | seed | before | after | change, 95 % | predicted | guard | verdict |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    lines = [
+        f"`{result['command']}`: verdict and kind right in {right} of {total} slices over",
+        f"{len(result['verdicts'])} seeds; the slowest diagnosis took {slowest:.0f} s. Before and after: share of the slice's",
+        "items that production would accept. Guard: the slice that must not change.",
+        "",
+        "| slice | method | seed | n | before | after | change, 95 % | predicted | guard | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for r in result["lifts"]:
         change = f"{r['delta']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]"
         guard = f"{r['guard']['before']:.2f} → {r['guard']['after']:.2f}"
-        print(
-            f"| {r['slice']} | {r['method']} | {r['seed']} | {r['before']:.2f} | {r['after']:.2f} | {change} "
-            f"| {r['predicted']['mean']:+.2f} | {guard} | {r['verdict']} |"
-        )
+        shares = f"{r['before']:.2f} | {r['after']:.2f} | {change} | {r['predicted']['mean']:+.2f} | {guard}"
+        lines.append(f"| {r['slice']} | {r['method']} | {r['seed']} | {r['n']} | {shares} | {r['verdict']} |")
+    return "\n".join(lines) + "\n"
 
 
 def draw(diagnosis: dict[str, Any], rows: list[dict[str, Any]]) -> None:

@@ -11,47 +11,77 @@ from diagnose.records import CLASSES
 from scripts.planted import scores
 from scripts.planted.scores import Slices
 
-TARGETS = {
+FIGURES = {
     "f1_six_64": ("macro-F1, 6 classes, 64 items", ".90"),
     "f1_64": ("macro-F1, 4 verdicts, 64 items", ".95 seen, .88 unseen"),
-    "threshold_f1": ("- threshold waterfall", "beaten"),
-    "two_rates_f1": ("- lenient minus strict", "beaten"),
     "f1_16": ("macro-F1, 4 verdicts, 16 items", ""),
-    "f1_32": ("… 32 items", ""),
-    "f1_128": ("… 128 items", ""),
+    "f1_32": ("macro-F1, 4 verdicts, 32 items", ""),
+    "f1_128": ("macro-F1, 4 verdicts, 128 items", ""),
     "dominant": ("largest gap of a mixture found", ".88"),
-    "threshold_dominant": ("- threshold waterfall", "beaten"),
-    "two_rates_dominant": ("- lenient minus strict", "beaten"),
-    "commonest_dominant": ("- always the commonest verdict", "beaten"),
-    "mixture_error": ("error of a class's share", ".04"),
-    "coverage90": ("90 % intervals hold the truth", ".85-.95"),
-    "sure_and_right": ("right when P ≥ .9", ".97"),
-    "sure": ("slices with P ≥ .9", ".70"),
+    "mixture_error": ("error of a class's share", "≤ .04"),
+    "coverage90": ("90 % intervals contain the truth", ".85 to .95"),
+    "sure_and_right": ("accuracy where P ≥ .9", ".97"),
+    "sure": ("share of slices with P ≥ .9", ".70"),
     "log_loss": ("log loss of the verdict", ""),
-    "stopped_right": ("right when stopped", ""),
-    "stopped_items": ("… after so many items", "40 % saved"),
-    "fixed_64_right": ("… with the first 64 of each", ""),
-    "fixed_96_right": ("… with all 96", ""),
+    "stopped_right": ("accuracy when stopped early", ""),
+    "stopped_items": ("items asked until then, of 96", "≤ 58"),
+    "fixed_64_right": ("accuracy with the first 64 items", ""),
+    "fixed_96_right": ("accuracy with all 96 items", ""),
 }
-"""Score → its label and its target (hand-set)."""
+"""Figure → what a reader calls it, and its target."""
+BASELINES = {
+    "threshold_f1": "macro-F1, 4 verdicts, 64 items: threshold rule on the waterfall",
+    "two_rates_f1": "macro-F1, 4 verdicts, 64 items: lenient minus strict",
+    "threshold_dominant": "largest gap of a mixture found: threshold rule on the waterfall",
+    "two_rates_dominant": "largest gap of a mixture found: lenient minus strict",
+    "commonest_dominant": "largest gap of a mixture found: always the commonest verdict",
+}
+"""What something simple reaches with the same answers."""
+INTRO = """# PlantedGap
+
+Two small bases of different shape, trained from scratch with known gaps planted in the training corpus: facts that
+never occur, occur in only one wording, occur a tenth as often, or can only be recalled with a key; answers that are
+right in another format or tone; questions that need two facts at once; and a LoRA that flips a preference. The
+truth is what the corpus contains, checked before any probe by two other instruments: teacher-forced argmax, and
+fine-tuning on 64 items of a group, which must fix the other 80 if only format, preference or the key was missing,
+and must not if knowledge was.
+
+Class templates, the effective weight of an item and of a sample, and the temperature of P were fitted on 12 recipes
+of one base ("seen"); the next three columns are recipes, a base, or both that nothing was fitted on; the last is
+the first base behind the LoRA. Intervals are 95 %, over recipes and slices.
+
+Two targets are missed: on the unseen base alone 90 % intervals contain the truth too rarely, and with 64 items of
+every slice P is slightly too modest on the seen recipes and on the unseen base. Mixtures are where the threshold
+rule fails; on pure slices it reaches the same, because the people who planted the gaps also wrote the answers and
+the graders.
+"""
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The table of the README."""
+    """The tables, with what they are about."""
     parts = result["splits"]
-    lines = [f"| | to reach | {' | '.join(parts)} |", "|---" * (2 + len(parts)) + "|"]
-    for name, (words, target) in TARGETS.items():
+    head = " | ".join(parts)
+    rule = "|---" * (2 + len(parts)) + "|"
+    lines = [INTRO, f"`{result['command']}`\n", f"| | target | {head} |", rule]
+    for name, (words, target) in FIGURES.items():
         cells = [shown(part[name], 0 if name == "stopped_items" else 2) for part in parts.values()]
         lines.append(f"| {words} | {target} | {' | '.join(cells)} |")
-    for name, words in (("stopped_calibration", "ECE, stopped"), ("calibration", "ECE, 64 items of all")):
+    for name, words in (("stopped_calibration", "ECE, stopped early"), ("calibration", "ECE, 64 items of every slice")):
         cells = [against_null(part[name]) for part in parts.values()]
-        lines.append(f"| {words} (of the perfectly calibrated: mean, 95 %) | within | {' | '.join(cells)} |")
-    for name, words in (("false_gaps", "false gaps, 64 items"), ("false_gaps_stopped", "false gaps, stopped")):
+        lines.append(
+            f"| {words} (a perfectly calibrated model would show: mean, 95th percentile) | | {' | '.join(cells)} |"
+        )
+    for name, words in (("false_gaps", "false gaps, 64 items"), ("false_gaps_stopped", "false gaps, stopped early")):
         cells = [f"{part[name]['k']} of {part[name]['n']} (≤ {two(part[name]['high'])})" for part in parts.values()]
         lines.append(f"| {words} | ≤ 2 % | {' | '.join(cells)} |")
+    lines += ["", "Baselines:", "", f"| | {head} |", rule.removesuffix("---|")]
+    for name, words in BASELINES.items():
+        lines.append(f"| {words} | {' | '.join(shown(part[name]) for part in parts.values())} |")
     lines += [
         "",
-        "| 64 items, all splits | verdict right | class right | log loss | 90 % holds | ECE (null: mean, 95 %) |",
+        "Ablations, 64 items, all splits:",
+        "",
+        "| | verdict right | class right | log loss | 90 % contain the truth | ECE (perfect: mean, 95th percentile) |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in result["ablations"].items():

@@ -49,7 +49,7 @@ SPLITS = {
 """Name → base, and whether the recipes are those held out from fitting."""
 MOST = 96
 """Items of a slice that is asked bit by bit (hand-set): a recipe has 144, shared by the slices of a world."""
-PLACEBOS = {"few_shot_control", "own_answers", "other_context", "swapped_context"}
+CONTROLS = {"few_shot_control", "own_answers", "other_context", "swapped_context"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Variant:
     name: str
     without: str | None = None
     """A probe that is not asked."""
-    placebo: bool = True
-    self_duels: bool = True
+    controls: bool = True
+    self_pairs: bool = True
     pooled: bool = True
     """Slices of one eval set learn from each other what probes show."""
     calibrated: bool = True
@@ -74,8 +74,8 @@ ABLATIONS = (
         Variant(f"without {p}", p)
         for p in ("few_shot", "constrained", "samples", "ranked", "oracle_context", "preference_judged")
     ),
-    Variant("without placebos", placebo=False),
-    Variant("without self against self", self_duels=False),
+    Variant("without controls", controls=False),
+    Variant("without self-pairs", self_pairs=False),
     Variant("each slice alone", pooled=False),
     Variant("uncalibrated", calibrated=False),
     *(Variant(f"temperature {t}", changed=(("temperature", t),)) for t in (0.6, 1.0)),
@@ -256,7 +256,7 @@ def names_of(variant: Variant) -> set[str]:
         "preference_judged": {"preference_judged", "self_pairs"},
     }
     hidden = probes.get(variant.without or "", {variant.without or ""})
-    return hidden | (set() if variant.placebo else PLACEBOS) | (set() if variant.self_duels else {"self_pairs"})
+    return hidden | (set() if variant.controls else CONTROLS) | (set() if variant.self_pairs else {"self_pairs"})
 
 
 # ---------------------------------------------------------------- the table
