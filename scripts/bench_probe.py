@@ -1,4 +1,4 @@
-"""How fast is the ladder, beside lm-eval's `hf` model and beside the limit of the machine?
+"""How fast are the probes, beside lm-eval's `hf` model and beside the limit of the machine?
 
 Ours and lm-eval alternate in one process, on the same prompts, batch size, dtype and model, so that only the ratio is
 reported. What is compared is what a user of either would run: greedy answers, answers behind exemplars, options ranked
@@ -29,6 +29,7 @@ import torch
 
 from diagnose.config import ModelConfig
 from diagnose.models.hf import HFModel
+from diagnose.models.prefill import CACHE, cache_of
 from diagnose.models.weights import best_device
 from diagnose.records import Prompt
 
@@ -84,11 +85,11 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
             f"{found[name]['ratio']:5.2f} x [{low:.2f}, {high:.2f}]   wanted {WANTED[name]} x",
             flush=True,
         )
-    ladder = [found[name] for name in ("few_shot", "ranked", "samples")]
-    found["together"] = {"ratio": sum(part["theirs_s"] for part in ladder) / sum(part["ours_s"] for part in ladder)}
-    print(f"{'ladder':<12} few_shot, ranked and sampled together: {found['together']['ratio']:.2f} x   wanted 2 x")
+    parts = [found[name] for name in ("few_shot", "ranked", "samples")]
+    found["together"] = {"ratio": sum(part["theirs_s"] for part in parts) / sum(part["ours_s"] for part in parts)}
+    print(f"{'together':<12} few-shot, ranking and samples together: {found['together']['ratio']:.2f} x   wanted 2 x")
     found["limit"] = limit(ours, rows, args)
-    print(f"{'limit':<12} the ladder's prompts reach {found['limit']['share']:.2f} of the raw batched forward rate")
+    print(f"{'limit':<12} its prompts reach {found['limit']['share']:.2f} of the raw batched forward rate")
     if not args.like:
         found["adaptive"] = adaptive(args.device)
         share, same = found["adaptive"]["share"], found["adaptive"]["same_verdicts"]
@@ -259,7 +260,7 @@ def limit(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespace) -
             ids = torch.zeros(len(part), part[0], dtype=torch.long, device=args.device)
             out = ours.network(input_ids=ids, use_cache=True, logits_to_keep=1)
             for _ in range(args.tokens - 1):
-                out = ours.network(input_ids=ids[:, :1], past_key_values=out.past_key_values, use_cache=True)
+                out = ours.network(input_ids=ids[:, :1], **{CACHE: cache_of(out)}, use_cache=True)
 
     pair = ratio(lambda: mine(ours, prompts, args.batch), bare, args.repeats)
     return {"share": pair["ratio"], "ours_s": pair["ours_s"], "bare_s": pair["theirs_s"]}

@@ -130,8 +130,8 @@ def markdown(result: dict[str, Any]) -> str:
     slowest = max(v["seconds"] for v in result["verdicts"])
     lines = [
         f"`{result['command']}`: verdict and kind right in {right} of {total} slices over",
-        f"{len(result['verdicts'])} seeds; the slowest diagnosis took {slowest:.0f} s. Before and after: share of the slice's",
-        "items that production would accept. Guard: the slice that must not change.",
+        f"{len(result['verdicts'])} seeds; the slowest diagnosis took {slowest:.0f} s. Before and after: share of the",
+        "slice's items that production would accept. Guard: the slice that must not change.",
         "",
         "| slice | method | seed | n | before | after | change, 95 % | predicted | guard | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|",

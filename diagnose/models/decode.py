@@ -11,7 +11,7 @@ import torch
 from diagnose.models.batches import padded
 from diagnose.models.constrain import Grammars
 from diagnose.models.kv_cache import make_room
-from diagnose.models.prefill import Prefill, Reader
+from diagnose.models.prefill import Prefill, Reader, cache_of
 
 Uniforms = np.ndarray
 """[rows, steps] numbers in [0, 1); one per sampled token."""
@@ -88,7 +88,7 @@ def decode(
             live = [live[place] for place in going]
         seen = None if mask is None else mask[..., : width + step + 1]
         out = reader.forward(chosen[:, None], seen, position[:, None], cache)
-        cache, logits, position = out.past_key_values, out.logits[:, -1], position + 1
+        cache, logits, position = cache_of(out), out.logits[:, -1], position + 1
     return rows
 
 

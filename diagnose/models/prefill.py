@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from diagnose.models.batches import padded
 from diagnose.models.kv_cache import Pair, RoomyLayer
 
 WORTH_SHARING = 8
 """Ids that all prompts of a batch must start with to be computed once."""
+
+
+CACHE = "cache" if "cache" in {f.name for f in fields(CausalLMOutputWithPast)} else "past_key_values"
+"""What transformers calls the key-value cache: `past_key_values` before 5.24."""
+
+
+def cache_of(output: Any) -> Any:
+    """The key-value cache in a network's output."""
+    return getattr(output, CACHE)
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Reader:
         cache = self._behind(prompts[0][:shared], len(prompts), room) if shared else None
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, shared:]
         out = self.forward(ids, None if bool(own.all()) else mask, positions, cache, logits_to_keep=1)
-        return Prefill(out.past_key_values, out.logits[:, -1], mask)
+        return Prefill(cache_of(out), out.logits[:, -1], mask)
 
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, cache: Any, **settings: Any
@@ -65,7 +75,7 @@ class Reader:
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
+            **{CACHE: cache},
             use_cache=True,
             **settings,
         )
@@ -90,7 +100,7 @@ class Reader:
         """A cache in which every row has read the head."""
         if head != self._head:
             out = self.network(input_ids=self.tensor([head]), use_cache=True, logits_to_keep=1)
-            self._head, self._pairs = head, [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+            self._head, self._pairs = head, [(layer.keys, layer.values) for layer in cache_of(out).layers]
         cache = DynamicCache()
         cache.layers = [RoomyLayer.behind(pair, rows, room) for pair in self._pairs]
         return cache

@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from diagnose.records import Diagnosis, Rate, Recommendation, SliceVerdict
-from diagnose.report.progress import NAME, _table
+from diagnose.report.progress import NAME, borderless
 from diagnose.report.words import (
     MISSING,
-    _printable,
+    one_line,
     by_gap,
     chance,
     cut,
@@ -50,9 +50,6 @@ NARROW = 100
 """In a narrower terminal the table keeps only what the verdict rests on."""
 
 
-# ---------------------------------------------------------------- at the end
-
-
 def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:
     """Table of verdicts, then what to do, then the next command."""
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -60,7 +57,7 @@ def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:
     console.print("[bold]Which gap, and how confident[/bold]")
     console.print(_verdict_table(slices[:ROWS], console.width))
     for note in _notes(slices):
-        console.print(Text(_printable(note), "dim"))
+        console.print(Text(one_line(note), "dim"))
     console.print("\n[bold]What to do[/bold]")
     for r in diagnosis.recommendations:
         _show_recommendation(console, r)
@@ -69,7 +66,7 @@ def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:
     console.print(report, soft_wrap=True, markup=False, highlight=False)
     console.print("next        ", end="")
     next_step = commands[0] if commands else "nothing to train: follow the advice above"
-    console.print(_printable(next_step), soft_wrap=True, markup=False, highlight=False)
+    console.print(one_line(next_step), soft_wrap=True, markup=False, highlight=False)
     for blank, what in BLANKS.items():
         if f"={blank}" in next_step:
             console.print(f"            {blank}: {what}", style="dim", highlight=False)
@@ -81,7 +78,7 @@ def _verdict_table(slices: list[SliceVerdict], width: int) -> Table:
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     taken = {name: max(cell_len(name), *(cell_len(row[name]) for row in rows)) for name in columns}
     room = max(8, width - sum(taken[name] + 2 for name in columns if name != "slice") - 2)
-    table = _table()
+    table = borderless()
     for name in columns:
         table.add_column(name, justify="left" if name in ("slice", "verdict") else "right", no_wrap=True)
     for v, row in zip(slices, rows, strict=True):
@@ -92,7 +89,7 @@ def _verdict_table(slices: list[SliceVerdict], width: int) -> Table:
 
 def _cells(v: SliceVerdict, wide: bool) -> dict[str, str]:
     rate = interval(v.strict) if wide else _share(v.strict)
-    out = {"slice": _printable(v.slice), "n": str(v.n), "strict 95 %" if wide else "strict": rate}
+    out = {"slice": one_line(v.slice), "n": str(v.n), "strict 95 %" if wide else "strict": rate}
     if wide:
         out |= {"lenient": _share(v.lenient), "preferred": _share(v.preferred)}
     bounds = gap_interval(v)
@@ -132,11 +129,11 @@ def _show_recommendation(console: Console, r: Recommendation) -> None:
     table.add_column(no_wrap=True)
     table.add_column()
     for name, text in _advice(r).items():
-        table.add_row(name, Text(_printable(text)))
+        table.add_row(name, Text(one_line(text)))
     console.print(Padding(table, (0, 0, 0, 4), expand=False))
     if r.train_method:
         console.print(f"    {'command':<18}", end="")
-        console.print(_printable(r.command), soft_wrap=True, markup=False, highlight=False)
+        console.print(one_line(r.command), soft_wrap=True, markup=False, highlight=False)
 
 
 def _headline(r: Recommendation) -> str:

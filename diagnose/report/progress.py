@@ -22,9 +22,6 @@ NAME = 32
 """Columns for the name of a slice among other words."""
 
 
-# ---------------------------------------------------------------- while it runs
-
-
 class Tally:
     """What is known of a slice so far."""
 
@@ -102,7 +99,7 @@ class Bars:
         """The slices with the most failures so far, as many as a terminal has room for."""
         if not any(s.asked for s in self.tallies.values()):
             return None
-        table = _table()
+        table = borderless()
         for name in ("slice", "asked", "right", "content"):
             table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
         table.add_column("failures recovered by", no_wrap=True, overflow="ellipsis")
@@ -129,5 +126,6 @@ class _Progress(Progress):
             yield below
 
 
-def _table() -> Table:
+def borderless() -> Table:
+    """A table without lines."""
     return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)

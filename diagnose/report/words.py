@@ -43,10 +43,11 @@ MATTERS_FOR = {e.missing: e.matters_for for e in TABLE if e.missing and e.matter
 
 def safe(text: str) -> str:
     """No escape sequences, no direction marks, no markup."""
-    return escape(_printable(text))
+    return escape(one_line(text))
 
 
-def _printable(text: str) -> str:
+def one_line(text: str) -> str:
+    """No escape sequences, no direction marks, no line breaks."""
     return "".join(
         c if c.isprintable() or c == " " else "\ufffd" if unicodedata.category(c) != "Cf" else "" for c in text
     )
@@ -99,7 +100,7 @@ def sure(v: SliceVerdict) -> str:
 
 def cut(text: str, room: int) -> str:
     """A name in so many columns, without its middle: slices often share how they begin."""
-    text = _printable(text)
+    text = one_line(text)
     if cell_len(text) <= room:
         return text
     head, tail = text[: (room - 1) // 2], text[-(room // 2) :]
