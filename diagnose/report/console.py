@@ -15,7 +15,6 @@ from diagnose.records import Diagnosis, Rate, Recommendation, SliceVerdict
 from diagnose.report.progress import NAME, borderless
 from diagnose.report.words import (
     MISSING,
-    one_line,
     by_gap,
     chance,
     cut,
@@ -23,6 +22,7 @@ from diagnose.report.words import (
     gap_interval,
     interval,
     matters,
+    one_line,
     safe,
     short,
     some,

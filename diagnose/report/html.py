@@ -58,13 +58,13 @@ COLUMNS: dict[str, str] = {
     Probe.SELF_PAIRS: "its first sample",
 }
 READ = {"strict": "✓ right", "lenient": "◐ right content", "wrong": "✗ wrong"}
-FLOORS = {
+FLOORS: dict[str, str] = {
     "guess": "a guess hits any one given option in {} of cases",
-    "few_shot": "few-shot examples in the model's own format bring the wanted format in {}",
+    Probe.FEW_SHOT: "few-shot examples in the model's own format bring the wanted format in {}",
     "few_shot_content": "few-shot examples in the model's own format recover missing content in {}",
-    "oracle_context": "another item's context of similar length recovers missing content in {}",
+    Probe.ORACLE_CONTEXT: "another item's context of similar length recovers missing content in {}",
     "follows_swap": "a context with its answer swapped is followed in {}: so often it is read, not recalled",
-    "self_pairs": "of two own samples, one loses to the other in {}",
+    Probe.SELF_PAIRS: "of two own samples, one loses to the other in {}",
 }
 METHODS = {
     "none": "nothing to do",

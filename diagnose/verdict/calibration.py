@@ -13,11 +13,10 @@ from typing import Any
 
 from diagnose.config import RuleConfig
 from diagnose.errors import BadInput
-from diagnose.probes.table import LEVELS, WINS
+from diagnose.probes.table import MODELLED, Probe
 from diagnose.provenance import ROOT
 from diagnose.records import CLASSES
 
-MODELLED = (*LEVELS, "samples", *WINS)
 FITTED = ("strength", "effective", "temperature", "weights", "templates")
 """The settings of conf/rule that a calibration replaces."""
 
@@ -48,7 +47,7 @@ def read_calibration(path: str) -> Calibration:
         found = Calibration(**json.loads(file.read_text(encoding="utf-8")))
         complete = set(found.templates) == set(found.weights) == set(MODELLED)
         complete &= all(
-            set(rates) == set(CLASSES) for name, rates in found.templates.items() if name != "preference_judged"
+            set(rates) == set(CLASSES) for name, rates in found.templates.items() if name != Probe.PREFERENCE_JUDGED
         )
         numbers = [found.strength, found.effective, found.temperature, *found.weights.values()]
         complete &= all(math.isfinite(x) and x > 0 for x in numbers) and max(found.effective, *numbers[3:]) <= 1

@@ -74,7 +74,7 @@ def gather(
         wins={p: np.array([_won(p)(i, log) for i in items]) for p in WINS},
         counts={p: np.array([_count(log.of_item(p, i.id)) for i in items], float) for p in COUNT},
         floors={p: np.array([_floor(p, i, log, m) for i, m in zip(items, measured, strict=True)]) for p in MODELLED},
-        format_floors={Probe.FEW_SHOT: np.array([m.get("few_shot", 0.0) for m in measured])},
+        format_floors={Probe.FEW_SHOT: np.array([m.get(Probe.FEW_SHOT, 0.0) for m in measured])},
         allowed=np.array([allowed(i.slices, missing) for i in items]),
         weights=_weights(items, rule.icc),
         cells=np.array([cells.index(i.slices) for i in items]),
@@ -102,7 +102,7 @@ def _floor(probe: Probe, item: EvalItem, log: AnswerLog, measured: dict[str, flo
         case Floor.CONTROL:
             return measured.get(probe, 0.0)
         case Floor.SELF_PAIRS:
-            return measured.get("self_pairs", 0.0)
+            return measured.get(Probe.SELF_PAIRS, 0.0)
     return measured["guess"]
 
 
@@ -112,12 +112,12 @@ def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
     guess: chance that a guess hits one given option of the item's type. With r the rate at which a given
     distractor is hit by failing answers, a uniform guesser over k options has r = 1/(k-1), so g = r / (1 + r).
     """
-    floors = {"guess": _guess_rate(items, log)}
+    floors: dict[str, float] = {"guess": _guess_rate(items, log)}
     without_content = [i for i in items if log.get(Probe.PLAIN, i.id).lenient is False]
     for name, members, control, level in (
-        ("few_shot", items, Probe.FEW_SHOT_CONTROL, "strict"),
+        (Probe.FEW_SHOT, items, Probe.FEW_SHOT_CONTROL, "strict"),
         ("few_shot_content", without_content, Probe.FEW_SHOT_CONTROL, "lenient"),
-        ("oracle_context", items, Probe.OTHER_CONTEXT, "lenient"),
+        (Probe.ORACLE_CONTEXT, items, Probe.OTHER_CONTEXT, "lenient"),
         ("follows_swap", items, Probe.SWAPPED_CONTEXT, "lenient"),
     ):
         read = [r for i in members for a in log.of_item(control, i.id) if (r := getattr(a, level)) is not None]
@@ -127,7 +127,7 @@ def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
     if losses or any(i.judge.kind != "rule" for i in items if i.judge):
         # Half a win and half a loss added: five samples without a loss do not prove that there is none. A rule reads a
         # text the same way each time: where nobody sampled, there is no noise.
-        floors["self_pairs"] = (sum(losses) + 0.5) / (len(losses) + 1)
+        floors[Probe.SELF_PAIRS] = (sum(losses) + 0.5) / (len(losses) + 1)
     return floors
 
 
