@@ -67,7 +67,7 @@ def spend(
 def settled(verdict: str, kind: str | None, p: float, missing: Collection[str], rule: RuleConfig) -> bool:
     """Is a verdict of probability p sure enough to stop asking, and its kind known as far as the data can tell it?
 
-    Where no kind explains the answers (`misfit`) it goes on: sixteen items may be odd by chance.
+    Where no kind explains the answers (`misfit`) asking continues: sixteen items may be odd by chance.
     """
     open_kind = kind == "unresolved" and not {"context", "ranked"} & set(missing)
     return p >= rule.stop and verdict != "insufficient" and not open_kind

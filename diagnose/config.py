@@ -1,4 +1,4 @@
-"""The configuration of diagnose. Hydra composes it, `load` turns it into dataclasses, and DictConfig ends here."""
+"""The configuration of diagnose. Hydra composes it, and cli.load turns it into these dataclasses."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SHARES = ("rule.tau", "rule.claim", "rule.stop", "rule.mixed_share", "rule.icc")
 
 @dataclass
 class ModelConfig:
-    """Where the model is and how it is asked. Values live in conf/model/; null means: let the model say."""
+    """Where the model is and how it is queried. Values are in conf/model/; null: taken from the model."""
 
     kind: str = "hf"
     path: str | None = None
@@ -72,7 +72,7 @@ class ModelConfig:
     timeout_seconds: float = 120.0
     retries: int = 5
     lora_targets: Any = None
-    """What LoRA adapts when train is not told otherwise: "all-linear" or a list of module names."""
+    """What LoRA adapts by default: "all-linear" or a list of module names."""
     train_batch_size: int | None = None
     train: dict[str, Any] = field(default_factory=dict)
     """TRL stage (sft, dpo, reward, rloo) → fields of its config that suit a model of this size."""
@@ -83,23 +83,23 @@ class EvalSetConfig:
     """Which rows are measured, and how they are graded by default."""
 
     path: str | None = None
-    """A file (JSONL, JSON, CSV, TSV, Parquet), a directory of `datasets`, or a dataset's name on the hub."""
+    """A file (JSONL, JSON, CSV, TSV, Parquet), a `datasets` directory, or a dataset's name on the hub."""
     split: str | None = None
     subset: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     """Our field → a column of the file, or a Jinja template over its columns."""
     grader: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})
     limit: int | None = None
-    """At most so many rows of every slice, drawn by hash."""
+    """At most this many rows per slice, picked by hash."""
 
 
 @dataclass
 class ProbesConfig:
-    """Which probes are asked, and how much of each."""
+    """Which probes are run, and how much of each."""
 
     enabled: list[str] = field(default_factory=lambda: list(PROBES))
     budget: str = "full"
-    """`adaptive` asks item by item until a slice's verdict is sure enough."""
+    """`adaptive` asks item by item until a slice's verdict is certain enough."""
     first_items: int = 16
     more_items: int = 8
     shots: int = 3
@@ -113,7 +113,7 @@ class ProbesConfig:
 
 @dataclass
 class RuleConfig:
-    """Every threshold and prior of the verdict and the recommendation; values and sources stand in conf/rule/."""
+    """What a user would tune of the verdict and the recommendation; values and sources are in conf/rule/."""
 
     tau: float = 0.1
     min_items: int = 16
@@ -129,7 +129,7 @@ class RuleConfig:
     burn: int = 100
     icc: float = 0.5
     calibration: str | None = None
-    """A file of diagnose.calibration, whose values replace the five below; null: the ones of conf/rule."""
+    """A file written by diagnose.calibration, whose values replace the five below; null: those of conf/rule."""
     templates: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     effective: float = 1.0
@@ -152,7 +152,7 @@ class RuleConfig:
 
 @dataclass
 class DataConfig:
-    """Training rows by kind; where they come from, split, subset and columns as in EvalSetConfig."""
+    """Training rows by kind; paths, split, subset and columns as in EvalSetConfig."""
 
     sft: str | None = None
     preferences: str | None = None
@@ -171,7 +171,7 @@ class WandbConfig:
     mode: str = "offline"
     project: str = "gapwise"
     group: str | None = None
-    """null: the decision_id of the diagnosis, so that everything about one decision stands together."""
+    """null: the decision_id of the diagnosis, so that everything about one decision is grouped."""
 
 
 @dataclass
@@ -184,7 +184,7 @@ class DiagnoseConfig:
     rule: RuleConfig = field(default_factory=RuleConfig)
     data: DataConfig = field(default_factory=DataConfig)
     judge: ModelConfig = field(default_factory=ModelConfig)
-    """The model that rows mean by a judge when they name none."""
+    """The judge of rows that do not name one."""
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = 0
     out: str | None = None
@@ -195,15 +195,15 @@ def check_data(data: DataConfig) -> None:
     """Refuse columns that no training row has.
 
     Raises:
-        BadInput: naming the column and those that there are.
+        BadInput: naming the column and the allowed ones.
     """
     if unknown := sorted(set(data.columns) - set(TRAINING_FIELDS)):
         allowed = ", ".join(TRAINING_FIELDS)
-        raise BadInput(f"data.columns.{unknown[0]}: no field of a training row; allowed: {allowed}")
+        raise BadInput(f"data.columns.{unknown[0]}: not a field of a training row; allowed: {allowed}")
 
 
 def check_diagnose(config: DiagnoseConfig) -> None:
-    """Refuse what no later step can repair, before anything slow is imported.
+    """Refuse what no later step can fix, before anything slow is imported.
 
     Raises:
         BadInput: naming the key, what was found and what is allowed.
@@ -226,7 +226,7 @@ def _choices(config: DiagnoseConfig) -> Iterator[str]:
     if unknown := sorted(set(config.probes.enabled) - set(PROBES)):
         yield f"probes.enabled: unknown {unknown}; allowed: {', '.join(PROBES)}"
     if Probe.PLAIN not in config.probes.enabled:
-        yield "probes.enabled: `plain` must be among them, the others are asked of its failures"
+        yield "probes.enabled: must include `plain`; the other probes run on its failures"
 
 
 def _model_complaints(config: DiagnoseConfig) -> Iterator[str]:
@@ -236,15 +236,15 @@ def _model_complaints(config: DiagnoseConfig) -> Iterator[str]:
             if not getattr(model, key):
                 yield f"model.{key}: missing; model.kind=openai needs it"
     elif not model.path:
-        yield "model.path: missing; a directory or a hub name (recorded: a log)"
+        yield "model.path: missing; expected a directory or a hub name (model.kind=recorded: a log)"
     if judge.kind == "openai" and not (judge.base_url and judge.name):
         yield "judge.base_url and judge.name: judge.kind=openai needs both"
     if "" in (model.stop or ()):
-        yield "model.stop: holds an empty text, which would end every answer at once"
+        yield "model.stop: contains an empty string, which would end every answer at once"
 
 
 def _number_complaints(config: DiagnoseConfig) -> Iterator[str]:
-    """A comparison that is not true is also that with NaN."""
+    """Each test is negated, because a comparison with NaN is never true."""
     for key, least in LEAST.items():
         value = attrgetter(key)(config)
         if value is not None and not value >= least:
@@ -257,7 +257,7 @@ def _number_complaints(config: DiagnoseConfig) -> Iterator[str]:
             yield f"{key}={value}: allowed: 0 to 1"
     rule = config.rule
     if not 1 <= config.probes.shots <= 4:
-        yield f"probes.shots={config.probes.shots}: 1 to 4"
+        yield f"probes.shots={config.probes.shots}: allowed: 1 to 4"
     if rule.sweeps <= rule.burn:
         yield f"rule.sweeps={rule.sweeps}: must be more than rule.burn={rule.burn}"
     if rule.best_low >= rule.best_high:
@@ -266,24 +266,24 @@ def _number_complaints(config: DiagnoseConfig) -> Iterator[str]:
 
 def _other_complaints(config: DiagnoseConfig) -> Iterator[str]:
     if config.out is not None and _blocked(Path(config.out)):
-        yield f"out={config.out}: is or lies in a file; choose a directory"
+        yield f"out={config.out}: is a file or inside one; choose a directory"
     if config.out is not None and _closed(Path(config.out)):
-        yield f"out={config.out}: nothing can be written there; choose another directory"
+        yield f"out={config.out}: not writable; choose another directory"
     if not config.evalset.path:
-        yield "evalset.path: missing; a file, a directory of `datasets`, or a hub name"
+        yield "evalset.path: missing; expected a file, a `datasets` directory, or a hub name"
     if config.launch and not (config.data.sft or config.data.preferences):
         yield "launch=true: needs rows to train on: data.sft=F.jsonl or data.preferences=F.jsonl"
     if config.launch and config.model.kind != "hf":
-        yield f"launch=true: train loads a model of its own; not possible with model.kind={config.model.kind}"
+        yield f"launch=true: train must load the weights itself; not possible with model.kind={config.model.kind}"
 
 
 def _blocked(out: Path) -> bool:
-    """Is it, or something above it, a file?"""
+    """Is it, or one of its parents, a file?"""
     return not next(part for part in (out, *out.absolute().parents) if part.exists()).is_dir()
 
 
 def _closed(out: Path) -> bool:
-    """Can no directory be made there? Tried, because permissions do not tell; a full disk has its own message."""
+    """Is it unwritable? Tried out, because permission bits are not conclusive; a full disk has its own message."""
     import tempfile
 
     above = next(part for part in (out, *out.absolute().parents) if part.exists())

@@ -20,12 +20,12 @@ class BadInput(GapwiseError):
 
 
 class Blocked(GapwiseError):
-    """A gate or a preflight check refuses to go on."""
+    """A gate or a preflight check stops the command."""
 
     exit_code = 3
 
 
 class Inconclusive(GapwiseError):
-    """The comparison cannot tell."""
+    """The comparison does not settle the question."""
 
     exit_code = 4

@@ -1,4 +1,4 @@
-"""What a run was, and its directory: started, resumed, written whole and read back by all three verbs alike."""
+"""The record of a run and its directory: all three commands start, resume, write and read them in the same way."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def provenance(config: Any) -> dict[str, Any]:
 
 
 def open_run(out: Path, record: RunRecord, redo: bool = True) -> None:
-    """Start a run directory, or resume in one that holds the same work.
+    """Start a run directory, or resume one that holds the same work.
 
     Args:
-        redo: may a finished run be opened again? What it asked is kept, its results are written anew.
+        redo: may a finished run be reopened? Its answers are kept, its results are rewritten.
 
     Raises:
         BadInput: it holds something else.
@@ -74,15 +74,15 @@ def read_record(path: Path, kind: type[T]) -> T:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    wanted = f"expected what this version of Gapwise writes (schema_version {SCHEMA_VERSION})"
+    wanted = f"expected a file written by this version of Gapwise (schema_version {SCHEMA_VERSION})"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read: {first_line(error)}; {wanted}") from None
     version = found.get("schema_version", 1) if isinstance(found, dict) else None
     if version != SCHEMA_VERSION:
-        what = "no record of a run" if version is None else f"schema_version {version}"
-        raise BadInput(f"{path}: {what}; {wanted}: run it again")
+        what = "not the record of a run" if version is None else f"schema_version {version}"
+        raise BadInput(f"{path}: {what}; {wanted}; rerun the command that wrote it")
     try:
         return TypeAdapter(kind).validate_python(found)
     except ValidationError as error:
@@ -98,7 +98,7 @@ def typed_command() -> list[str]:
 
 
 def hide(argument: str) -> str:
-    """A secret that slipped into an override does not get into a file; names of tokens and variables may."""
+    """Mask a secret typed as an override before it is written; names of tokens and variables are kept."""
     key, _, _ = argument.partition("=")
     last = key.rsplit(".", 1)[-1].lower()
     harmless = last in ("eos_token", "api_key_env", "max_new_tokens")
@@ -112,13 +112,13 @@ def file_sha(path: Path) -> str:
 
 
 def source_sha(path: Path, rows: Sequence[object]) -> str:
-    """Of a file's bytes; of what was read from anything else, such as a name on the hub."""
+    """sha256 of a file's bytes; of the rows that were read if it is not a file, such as a name on the hub."""
     return file_sha(path) if path.is_file() else hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """A disk that is full or read-only ends the run with one sentence.
+    """A disk that is full or read-only ends the run with one message.
 
     Raises:
         RunFailed: naming the file.
@@ -127,13 +127,13 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFailed(
-            f"{path}: cannot be written: {error.strerror}; nothing before it is lost: with room on the disk, the same "
-            "command with the same out=DIR resumes from here"
+            f"{path}: cannot be written: {error.strerror}; earlier results are kept: free some space, then repeat the "
+            "command with the same out=DIR; it resumes from here"
         ) from None
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write a file whole or not at all."""
     part = path.with_suffix(path.suffix + ".part")
     with writing(path):
         try:

@@ -1,4 +1,4 @@
-"""The types of the diagnosis, in the order in which the data takes them on."""
+"""The types of the diagnosis, in the order in which data passes through them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASSES = ("none", "format", "knowledge_latent", "knowledge_absent", "knowledge_
 
 KNOWLEDGE = CLASSES[2:5]
 SCHEMA_VERSION = 2
-"""Of every JSON file that a run leaves."""
+"""Of every JSON file that a run writes."""
 Interval = tuple[float, float]
 Turns = tuple[tuple[str, str], ...]
 """A conversation as (role, content) pairs."""
@@ -24,8 +24,8 @@ JudgeKind = Literal["rule", "reward_model", "model"]
 Verdict = Literal["none", "format", "knowledge", "preference", "mixed", "insufficient"]
 Kind = Literal["latent", "absent", "skill", "unresolved"]
 Finish = Literal["stop", "length", "scored", "control", "too_long", "refused", "cut_off", "not_recorded"]
-"""How an answer ended: with an end token or stop string, at the limit; `scored`: a text of ours was scored, `control`:
-shown to a grader; the rest: why there is no answer to read."""
+"""How an answer ended: with an end token or stop string, at the limit; `scored`: a given text was scored,
+`control`: a given text was graded; the rest: why there is no answer to grade."""
 Method = Literal["none", "prompt", "constrained", "retrieval", "collect_data", "sft", "dpo", "sft_dpo", "rlhf"]
 TrainMethod = Literal["sft", "dpo", "sft_dpo", "rlhf"]
 Status = Literal["running", "finished", "failed", "blocked"]
@@ -33,7 +33,7 @@ Status = Literal["running", "finished", "failed", "blocked"]
 
 @dataclass(frozen=True)
 class Judge:
-    """Who decides which of two right answers users prefer."""
+    """What decides which of two right answers users prefer."""
 
     kind: JudgeKind
     prefer: str | None = None
@@ -46,7 +46,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class Grader:
-    """How an answer is read; which fields count depends on the kind."""
+    """How an answer is graded; the kind decides which fields apply."""
 
     kind: GraderKind = "exact"
     schema: Any = None
@@ -58,13 +58,13 @@ class Grader:
     tolerance: float = 0.0
     """number: absolute."""
     marker: str | None = None
-    """number: what stands before the final number."""
+    """number: what precedes the final number."""
     instructions: Any = None
     """instructions: [{"id": IFEval's name, …arguments}]."""
     model: str | None = None
     """judge: a directory or hub name; None: the judge of the configuration."""
     rubric: str | None = None
-    """judge: what counts."""
+    """judge: the grading criteria."""
     judge: Judge | None = None
 
 
@@ -74,11 +74,11 @@ class Prompt:
 
     turns: Turns
     raw: bool = False
-    """Continue the text of the only turn as it stands, without chat template or layout."""
+    """Continue the text of the only turn as it is, without chat template or layout."""
 
     @cached_property
     def sha(self) -> str:
-        """Hash of what is asked."""
+        """Hash of the prompt."""
         return hashlib.sha256(json.dumps([self.turns, self.raw]).encode()).hexdigest()[:16]
 
 
@@ -105,11 +105,11 @@ class EvalItem:
     cluster: str | None = None
     group: str | None = None
     annotations: tuple[tuple[str, str], ...] = ()
-    """(annotator, label) pairs: which of two answers each of them likes better, in whatever words."""
+    """(annotator, label) pairs: which of two answers each of them prefers, in whatever words."""
 
     @property
     def judge(self) -> Judge | None:
-        """Who decides which of two right answers users prefer."""
+        """What decides which of two right answers users prefer."""
         return self.grader.judge
 
     @property
@@ -121,19 +121,19 @@ class EvalItem:
 
     @property
     def wanted(self) -> str | None:
-        """The answer that production would like best; a regex target is only what the pattern captures."""
+        """The answer that production would prefer; a regex target is only what the pattern captures."""
         return self.chosen or (self.targets[0] if self.targets and self.grader.kind != "regex" else None)
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Same-type wrong answers, for ranking and for lenient reading."""
+        """Same-type wrong answers, for ranking and for lenient grading."""
         wrong = self.distractors or tuple(c for c in self.choices if c not in self.targets)
         return tuple(dict.fromkeys(wrong))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One response read twice; strict implies lenient; None is unscorable, never wrong."""
+    """One response graded twice; strict implies lenient; None means unscorable, never wrong."""
 
     strict: bool | None
     lenient: bool | None
@@ -142,7 +142,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What came back for one probe, item and draw: a text, or the log-probability of a given continuation."""
+    """The answer to one probe, item and draw: a text, or the log-probability of a given continuation."""
 
     probe: str
     """Its name in probes/table.py."""
@@ -160,7 +160,7 @@ class Answer:
     tokens: int = 0
     finish: Finish = "stop"
     role: str = ""
-    """What the text stands for where a probe puts several to a model: table.Role."""
+    """What the text is, if a probe shows several to a model: table.Role."""
 
 
 @dataclass(frozen=True)
@@ -168,15 +168,15 @@ class Attribution:
     """Posterior of the gap mixture per slice."""
 
     draws: dict[str, Any]
-    """slice → array [draws, 6]; a class that leaves the model is NaN."""
+    """slice → array [draws, 6]; a class that the model drops is NaN."""
     items: dict[str, list[float]]
     """item id → mean posterior over CLASSES."""
     missing: dict[str, tuple[str, ...]]
-    """slice → what could not be told apart with the data given."""
+    """slice → what the data cannot distinguish."""
     floors: dict[str, dict[str, float]]
-    """slice → measured placebo and guess rates."""
+    """slice → measured rates of controls and guesses."""
     suspect: dict[str, tuple[str, ...]]
-    """slice → ids of the items whose gold the evidence speaks against; they take no part."""
+    """slice → ids of the items whose reference answer the evidence contradicts; they take no part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +191,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceVerdict:
-    """What one slice lacks, and how sure that is."""
+    """What one slice lacks, and how confident the diagnosis is."""
 
     slice: str
     n: int
@@ -205,21 +205,21 @@ class SliceVerdict:
     strict: Rate
     lenient: Rate
     lenient_corrected: Rate | None
-    """The lenient rate without the grader's measured errors (Rogan and Gladen 1978); k is not a count."""
+    """The lenient rate corrected for the grader's measured errors (Rogan and Gladen 1978); k is not a count."""
     preferred: Rate | None
     robust: Rate | None
-    """Of the paraphrases that were asked: how many are read as their plain prompt was."""
+    """Of the paraphrases that were asked: how many are graded like the original."""
     waterfall: dict[str, float]
     floors: dict[str, float]
     missing: tuple[str, ...]
     unread: dict[str, int]
     suspect: tuple[str, ...]
-    """Ids of the items whose gold answer the evidence speaks against: behind the rates, not behind the mixture."""
+    """Ids of the items whose reference answer the evidence contradicts: in the rates, not in the mixture."""
     evidence: list[dict[str, str]]
 
 
 def least_lifts(lifts: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
-    """slice → method → lift: method → its lift in the slice that it lifts least."""
+    """From slice → method → lift: method → its lift in the slice that it improves least."""
     methods = next(iter(lifts.values()))
     return {m: min((of[m] for of in lifts.values()), key=lambda x: x["mean"]) for m in methods}
 
@@ -235,7 +235,7 @@ class Recommendation:
     p_best: float
     predicted_lift: dict[str, float]
     lifts: dict[str, dict[str, dict[str, float]]]
-    """slice → method → predicted lift, written before any run and scored after it."""
+    """slice → method → predicted lift, recorded before any training and scored after it."""
     why: str
     why_not: dict[str, str]
     gates: dict[str, str]
@@ -243,18 +243,18 @@ class Recommendation:
     data_needed: dict[str, int]
     cost: dict[str, Any]
     train_slices: list[str]
-    """Whose rows the command trains on: the slices, and healthy ones that have rows."""
+    """Slices whose rows the command trains on: those above, and healthy ones that have rows."""
     command: str
 
     @property
     def least_lifts(self) -> dict[str, dict[str, float]]:
-        """method → its predicted lift in the slice that it lifts least."""
+        """method → its predicted lift in the slice that it improves least."""
         return least_lifts(self.lifts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """run.json: what a run was, whichever verb made it."""
+    """run.json, the same for every command."""
 
     command: list[str]
     config: dict[str, Any]
@@ -265,7 +265,7 @@ class RunRecord:
     seed: int | None
     started: str
     identity: dict[str, str]
-    """What makes two runs the same work: a run directory is resumed only by the same."""
+    """What identifies the work: a run directory is resumed only by a run of the same identity."""
     device: str | None = None
     status: Status = "running"
     reason: str | None = None
@@ -277,9 +277,9 @@ class DiagnosisRun(RunRecord):
     """run.json of a diagnosis."""
 
     family: str | None
-    """Type of the model's architecture, or a served model's name."""
+    """The model's architecture type, or a served model's name."""
     prompt_format: dict[str, Any]
-    """Everything that decides how a prompt becomes tokens."""
+    """Everything that determines how a prompt is tokenized."""
     prompt_format_sha: str
 
 

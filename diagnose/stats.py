@@ -1,4 +1,4 @@
-"""Shares with their intervals."""
+"""Rates with their intervals, and the agreement of annotators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diagnose.records import Rate
 
 
 def rate(k: int, n: int, level: float = 0.95) -> Rate:
-    """A share with its Jeffreys interval; an empty one has no bounds.
+    """A share with its Jeffreys interval; without observations it has no bounds.
 
     Where no item or every item succeeds the interval ends at 0 or 1 (Brown, Cai and DasGupta 2001).
     """
@@ -24,7 +24,7 @@ def rate(k: int, n: int, level: float = 0.95) -> Rate:
 
 
 def nominal_alpha(counts: np.ndarray) -> float | None:
-    """Krippendorff's alpha for nominal labels; None where all labels are one, or no item has two.
+    """Krippendorff's alpha for nominal labels; None if all labels are the same, or no item has two.
 
     Args:
         counts: [items, labels], how many annotators gave each label.
@@ -42,10 +42,10 @@ def nominal_alpha(counts: np.ndarray) -> float | None:
 
 
 def corrected(found: Rate, grader: dict[str, Any], trust: float) -> Rate | None:
-    """A lenient rate without the grader's errors: (p + sp - 1) / (se + sp - 1).
+    """A lenient rate corrected for the grader's errors: (p + sp - 1) / (se + sp - 1).
 
     Its interval includes the error of se and sp (Rogan and Gladen 1978; arXiv 2511.21140; delta method). None
-    where the grader was not measured, or se + sp is below `trust`.
+    if the grader was not measured, or se + sp is below `trust`.
     """
     se, sp = grader.get("sensitivity"), grader.get("specificity")
     if se is None or sp is None or found.n == 0 or se + sp < trust:
@@ -53,7 +53,7 @@ def corrected(found: Rate, grader: dict[str, Any], trust: float) -> Rate | None:
     p, span = found.k / found.n, se + sp - 1
     theta = min(max((p + sp - 1) / span, 0.0), 1.0)
     parts = ((p, found.n, 1.0), (se, grader["sensitivity_n"], theta), (sp, grader["specificity_n"], 1 - theta))
-    # One success and one failure added: a share of 0 or 1 has not been measured without error either.
+    # One success and one failure are added: a measured share of 0 or 1 has an error too.
     spread = [w**2 * s * (1 - s) / (n + 2) for x, n, w in parts if (s := (x * n + 1) / (n + 2))]
     half = float(norm.ppf(0.975)) * float(np.sqrt(sum(spread))) / span
     return Rate(k=theta * found.n, n=found.n, low=max(0.0, theta - half), high=min(1.0, theta + half))

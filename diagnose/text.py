@@ -1,4 +1,4 @@
-"""Texts from anywhere, made safe to print, to paste and to sort by."""
+"""Text from any source, made safe to print, to paste into a shell and to sort by."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 import shlex
 
 LONGEST = 2000
-"""Characters of one line of a message."""
+"""Most characters per line of a message."""
 TYPED = ("true", "false", "null", "nan", "inf")
-"""Words that Hydra reads as another type than text."""
+"""Words that Hydra does not parse as strings."""
 
 
 def pasted(key: str, value: str) -> str:
-    """An override with a quoted value, as a shell takes it."""
+    """A Hydra override with a quoted value, ready to paste into a shell."""
     text = f"{key}='{_escaped(value)}'"
     return f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
 
@@ -24,7 +24,7 @@ def _escaped(text: str) -> str:
 
 
 def hydra_list(names: list[str]) -> str:
-    """A list of any texts as a Hydra override value: what Hydra would read as its own syntax or type is quoted."""
+    """A list of arbitrary strings as a Hydra override value; what Hydra would parse as syntax or a type is quoted."""
 
     def quoted(name: str) -> str:
         plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in TYPED
@@ -34,13 +34,13 @@ def hydra_list(names: list[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """What stands in files may not act on a terminal: no escape sequence, no direction mark, no endless line."""
+    """Text from files must not act on a terminal: no escape sequence, no direction mark, no endless line."""
     lines = ("".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line) for line in text.split("\n"))
     return "\n".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in lines)
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; with the second line where the first ends with a colon."""
+    """An error's message in one line; includes the second line if the first ends with a colon."""
     said = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     if not lines or isinstance(error, KeyError):

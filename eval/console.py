@@ -23,7 +23,7 @@ def show_comparison(comparison: Comparison, report: str) -> None:
         colour = COLOURS[result.verdict]
         console.print(f"[{colour}]{result.verdict}[/{colour}]  {safe(result.reason)}", highlight=False)
         if any(d.verdict == "tie" and d.low is not None and d.low * (d.high or 0.0) > 0 for d in result.slices):
-            console.print("[dim]an interval is of its slice alone; better and worse are corrected for all (Holm)[/dim]")
+            console.print("[dim]intervals are per slice; better/worse also needs p < .05 after Holm[/dim]")
         console.print()
     for path, why in comparison.skipped.items():
         console.print(f"[dim]skipped {safe(path)}: {safe(why)}[/dim]", highlight=False)

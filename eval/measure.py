@@ -27,9 +27,9 @@ class Measurement:
     items: dict[str, EvalItem]
 
     def success(self, item: str, probe: Probe = Probe.PLAIN) -> bool | None:
-        """Would production accept the first answer: strict, and liked where the item has a judge? None: unscored.
+        """Would production accept the first answer: strict, and preferred where the item has a judge? None: not read.
 
-        A judge that is a model has read plain answers only; one is liked if it does not lose to `chosen`.
+        A judge that is a model has read plain answers only; one is preferred if it does not lose to `chosen`.
         """
         answers, asked = self.log.of_item(probe, item), self.items[item]
         if not answers or (asked.graded and answers[0].strict is None):

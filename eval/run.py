@@ -30,14 +30,14 @@ from train.records import TrainingRun
 
 Found = list[tuple[Path, TrainingRun]]
 Ruler = dict[str, Any]
-"""evalset_sha256, prompt_format_sha, base and render that base and runs share."""
+"""evalset_sha256, prompt_format_sha, base and prompt_format that base and runs share."""
 
 
 def run(config: EvalConfig) -> Comparison:
     """Compare runs with the base.
 
     Raises:
-        BadInput: nothing to compare, or a run measured or trained with another eval set or render.
+        BadInput: nothing to compare, or a run measured or trained with another eval set or prompt format.
         Blocked, Inconclusive: with gate=true, by the verdict.
     """
     diagnosis = read_diagnosis(config.diagnosis)
@@ -106,7 +106,8 @@ def ask(
     if prompt_format_sha(model.prompt_format) != ruler["prompt_format_sha"]:
         differs = prompt_format_differs(model.prompt_format, ruler["prompt_format"])
         raise BadInput(
-            f"{settings.adapter or settings.path}: render differs from the diagnosis in: {', '.join(differs)}"
+            f"{settings.adapter or settings.path}: the prompt format differs from the diagnosis in: "
+            f"{', '.join(differs)}"
         )
     out.mkdir(parents=True, exist_ok=True)
     with Bars(out.name) as bars:
@@ -122,10 +123,10 @@ def ask(
 def find_runs(pattern: str, diagnosis: Diagnosis) -> tuple[Found, dict[str, str], Ruler]:
     """Finished runs that were measured with the diagnosis's ruler; the others with the reason; and that ruler.
 
-    Where the diagnosis asked a server, its render cannot be seen whole: the first run's is then the ruler of all.
+    Where the diagnosis asked a server, its prompt format is only partly visible: the first run's is then used for all.
 
     Raises:
-        BadInput: no directory matches, none is finished, or a run's eval set or render differs.
+        BadInput: no directory matches, none is finished, or a run's eval set or prompt format differs.
     """
     paths = sorted(Path(p) for p in glob.glob(pattern) if (Path(p) / "run.json").exists())
     if not paths:

@@ -134,7 +134,7 @@ SHAPE: list[Rows] = [
     ("half a surrogate pair", JSONL, line(prompt="\ud800"), ":1", "half a surrogate pair"),
     ("ragged CSV", "set.csv", b'prompt,target\n"a\nb",c\nd\n', ":4", "1 cells; the header has 2: prompt, target"),
     ("form feed in CSV", "set.csv", b"prompt,target\na\x0cb,c\nd,e,f\n", ":3", "3 cells; the header has 2"),
-    ("doubled header", "set.csv", b"prompt,prompt\na,b\n", ":1", "a column name stands twice"),
+    ("doubled header", "set.csv", b"prompt,prompt\na,b\n", ":1", "duplicate column name"),
     ("open quote", "set.csv", b'prompt,target\na,b\n"c,d\ne,f\n', ":3", "not CSV: unexpected end of data"),
     ("no Parquet", "set.parquet", b"PAR1 no", "", "not Parquet"),
     ("broken Parquet", "set.parquet", b"PAR1" + b"\0" * 50 + b"PAR1", "", "not Parquet"),
@@ -160,7 +160,7 @@ FIELDS: list[Rows] = [
     ("id is a list", JSONL, line(id=[1]), ":1", "id is [1]; expected a text or a number"),
     ("target among the distractors", JSONL, line(distractors=["Quorn", "Oakford"]), ":1", "is target and distractor"),
     ("empty distractor", JSONL, line(distractors=["Quorn", ""]), ":1", "distractors holds an empty text"),
-    ("duplicate id", JSONL, line(id=1) + b"\n" + line(id="1"), ":2", "id '1' stands at"),
+    ("duplicate id", JSONL, line(id=1) + b"\n" + line(id="1"), ":2", "duplicate id '1' (also at"),
     ("chat and plain", JSONL, line() + b"\n" + said("user", "x").replace(b'"a"', b'"b"'), ":2", "has messages, while"),
     ("messages is a text", JSONL, line(prompt=..., messages="x"), ":1", "messages must be"),
     ("message without role", JSONL, line(prompt=..., messages=[{"content": "x"}]), ":1", "messages must be"),
@@ -556,7 +556,7 @@ MODELS: list[tuple[str, Callable[[Path], Any], str]] = [
         "header",
     ),
     ("half the weights", lambda f: rewritten(f, odd), "missing or of another shape"),
-    ("weights are NaN", lambda f: rewritten(f, lambda w: {k: v * float("nan") for k, v in w.items()}), "computes NaN"),
+    ("weights are NaN", lambda f: rewritten(f, lambda w: {k: v * float("nan") for k, v in w.items()}), "outputs NaN"),
     (
         "another tokenizer",
         lambda f: rewritten(f, lambda w: w | {EMBED: w[EMBED][:90]}, vocab_size=90),
@@ -645,7 +645,7 @@ def test_a_wrong_end_token_blocks_before_probing(tmp_path: Path, rule: RuleConfi
     write(tmp_path, *map(json.loads, (DEMO / "evalset.jsonl").read_text().splitlines()[:8]))
     code, message = ends(settings(tmp_path, rule, model__path=str(model)))
     assert code == 3 and "end token: the model is configured to end with '<|pad|>'" in message
-    assert "model.eos_token='<|end|>'" in message, "what mends it"
+    assert "model.eos_token='<|end|>'" in message, "what fixes it"
     assert not (tmp_path / "out").exists()
 
 

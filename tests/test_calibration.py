@@ -326,7 +326,7 @@ class Leans(ScriptedModel):
         return Score(-1.0, score.tokens) if guessed else score
 
 
-def test_slices_that_no_kind_explains_are_mended_first(diagnose_scripted: Any) -> None:
+def test_slices_that_no_kind_explains_are_fixed_first(diagnose_scripted: Any) -> None:
     advice = diagnose_scripted(planted_rows({"locked": ["latent"] * 40}), model=Locked).recommendations[0]
     assert "prompt format" in advice.would_flip
     assert advice.method != "collect_data" or (

@@ -81,7 +81,7 @@ def test_a_tie_beside_an_interval_without_zero_is_explained(
         ),
         "report.html",
     )  # fmt: skip
-    assert ("corrected for all (Holm)" in capsys.readouterr().out) == said
+    assert ("after Holm" in capsys.readouterr().out) == said
 
 
 STEADY = {"equivalent": True, "n": 50, "delta": 0.0, "low": -0.02, "high": 0.02}

@@ -24,7 +24,7 @@ BAD = [
     (b"[1, 2]", ":1: a list; expected a JSON object"),
     (b"", "is empty; expected one row a line"),
     (b"\xff\xfe{\x00}\x00", ":1: UTF-16; save the file as UTF-8"),
-    (line() + b"\n" + line(), ":2: id 'a' stands at"),
+    (line() + b"\n" + line(), ":2: duplicate id 'a' (also at"),
     (line(prompt=...), ":1: no prompt and no messages"),
     (line(prompt="  "), ":1: no prompt and no messages"),
     (line(prompt=3), ":1: prompt is a int; expected text"),

@@ -344,7 +344,7 @@ def test_a_server_that_dies_costs_only_the_batch_that_it_died_in(
     diagnose(served, out="whole", batch_size=8)
     needed = len(served.asked)
     served.dies_after = len(served.statuses) + needed // 2
-    with pytest.raises(RunFailed, match="goes on from there") as error:
+    with pytest.raises(RunFailed, match="resumes from there") as error:
         diagnose(served, batch_size=8)
     assert error.value.exit_code == 1
     assert f"model.base_url={served.url}" in str(error.value)

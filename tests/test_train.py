@@ -187,7 +187,7 @@ def test_rows_that_the_eval_set_asks_and_empty_pairs_are_left_out_and_counted(tm
     data = DataConfig(preferences=rows_file(tmp_path, pairs))
     found = read_training(data, "dpo", ["s"], {"asked"})["preferences"]
     assert len(found.rows) == 1
-    assert dict(found.dropped) == {"asked in the eval set": 1, "chosen equals rejected": 1, "other slice": 1}
+    assert dict(found.dropped) == {"prompt is in the eval set": 1, "chosen equals rejected": 1, "other slice": 1}
 
 
 def test_sft_on_pairs_learns_each_chosen_once(tmp_path: Path) -> None:

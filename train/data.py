@@ -81,7 +81,7 @@ def _read(path: Path, kind: str, data: DataConfig, slices: list[str] | None, mea
         if slices and read["slice"] and read["slice"] not in slices:
             out.dropped["other slice"] += 1
         elif read["prompt"][-1][1] in measured:
-            out.dropped["asked in the eval set"] += 1
+            out.dropped["prompt is in the eval set"] += 1
         elif kind == "preferences" and read["chosen"] == read["rejected"]:
             out.dropped["chosen equals rejected"] += 1
         else:

@@ -17,7 +17,7 @@ def fit(job: Job) -> dict[str, Any]:
 
 
 def fit_after_sft(job: Job) -> dict[str, Any]:
-    """SFT on the chosen side first; DPO goes on with the same adapter, and its reference is that adapter as it was."""
+    """SFT on the chosen side first; DPO continues with its adapter; the reference is that adapter as it was."""
     first = sft_trainer(job, job.config.method.first, track=False)
     metrics = job.train(first)
     trainer = _trainer(job, first.model, None)

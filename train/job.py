@@ -22,7 +22,7 @@ from train.config import TrainConfig
 from train.data import Rows, for_trl
 
 SHOWN = ("loss", "learning_rate", "reward", "kl", "rewards/accuracies", "accuracy", "rewards/margins")
-"""Figures of the log that stand in the terminal; all of them go to W&B."""
+"""Figures of the log that are printed; all of them go to W&B."""
 
 
 class StepLines(TrainerCallback):

@@ -48,15 +48,15 @@ def _same_prompt_format(config: TrainConfig, diagnosis: Diagnosis, tokenizer: An
     differs = prompt_format_differs(now, measured)
     same = not differs
     text = (
-        "prompts become tokens exactly as in the diagnosis"
+        "prompts are tokenized exactly as in the diagnosis"
         if same
-        else f"render differs from the diagnosis in: {', '.join(differs)}"
+        else f"the prompt format differs from the diagnosis in: {', '.join(differs)}"
     )
     return Check("prompt format", same, text)
 
 
 def current_prompt_format(config: TrainConfig, tokenizer: Any = None) -> dict[str, Any]:
-    """The render contract under which this run trains."""
+    """The prompt format under which this run trains."""
     tokenizer = tokenizer or load_tokenizer(config.model)
     return prompt_format_of(config.model, tokenizer, _configured_ends(config, tokenizer))
 

@@ -39,7 +39,7 @@ def fit(job: Job) -> dict[str, Any]:
     policy = fit_policy(job, reward_model, training, watch)
     watch.restore_best(policy.model)
     if watch.fruitless:
-        raise Blocked(f"the policy never read better than the base: {watch.story()}")
+        raise Blocked(f"no checkpoint beat the base on the gold metric: {watch.story()}")
     job.gates["gold"] = watch.story()
     job.save(policy.model)
     return {"reward": metrics | {"held_out": judged}, "rloo": watch.summary()}

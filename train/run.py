@@ -104,7 +104,7 @@ def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
 
 
 def _items(diagnosis: Diagnosis) -> list[EvalItem]:
-    """Every item of the diagnosed eval set, exemplars included."""
+    """Every item of the diagnosed eval set, few-shot examples included."""
     evalset = read_evalset(EvalSetConfig(**diagnosis.run["config"]["evalset"]))
     return [*evalset.items, *(e for kept in evalset.exemplars.values() for e in kept)]
 
@@ -175,7 +175,7 @@ def _show(config: TrainConfig, data: dict[str, Rows], checks: list[Check], advis
         console.print(f"  {mark} {check.name:<13} {safe(check.message)}", highlight=False)
     if not advised:
         console.print(
-            f"  [yellow]note[/yellow] the diagnosis recommends {config.method.name} for no slice; trained all the same"
+            f"  [yellow]note[/yellow] the diagnosis recommends {config.method.name} for no slice; training anyway"
         )
     if stopped := [c for c in checks if c.blocks and not c.ok]:
         raise Blocked(

@@ -100,8 +100,8 @@ def _for_slice(
     seen = measure(items, found, log, _of_slices([verdict.slice], at_hand), rule.reach)
     gates = _gates(seen)
     draws = found.draws[verdict.slice]
-    liking = preference_priors(seen.near, seen.best_of_n, rule, len(draws), rng)
-    lift = {m: predicted(m, draws, liking[m], seen, rule, rng) for m in METHODS}
+    preference = preference_priors(seen.near, seen.best_of_n, rule, len(draws), rng)
+    lift = {m: predicted(m, draws, preference[m], seen, rule, rng) for m in METHODS}
     worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) != "veto"}
     every = np.array(list(worth.values()))
     p_best = {m: float((every.argmax(0) == k).mean()) for k, m in enumerate(worth)}
@@ -202,17 +202,17 @@ def _rows_needed(v: SliceVerdict, best: str, train: str | None, items: int, rule
 
 
 def predicted(
-    method: str, draws: Array, liking: Array, seen: Measured, rule: RuleConfig, rng: np.random.Generator
+    method: str, draws: Array, preference: Array, seen: Measured, rule: RuleConfig, rng: np.random.Generator
 ) -> Array:
     """Draws of the expected rise of the slice's success rate: sum over classes of pi_c rho(method, c).
 
     Args:
         draws: (n, classes) of the slice's mixture.
-        liking: (n,) of rho(method, preference)'s prior mean.
+        preference: (n,) of rho(method, preference)'s prior mean.
     """
     lift = np.zeros(len(draws))
     for k, name in enumerate(CLASSES):
-        mean = liking if name == "preference" else np.full(len(draws), _prior(method, name, seen, rule))
+        mean = preference if name == "preference" else np.full(len(draws), _prior(method, name, seen, rule))
         hits, misses = _observed(method, name, seen)
         a, b = rule.rho_weight * mean + hits, rule.rho_weight * (1 - mean) + misses
         if a.any():
@@ -254,7 +254,7 @@ def _prior(method: str, name: str, seen: Measured, rule: RuleConfig) -> float:
     """Prior mean of rho(method, class), conditional on what was observed."""
     row = rule.rho["sft_taught" if method == "sft" and seen.rows >= rule.taught_rows else method]
     if name == "knowledge_absent" and not any(seen.oracle_context):
-        # Where no context was read this class stands for absent or skill; neither is likelier.
+        # Where no context was read this class means absent or skill; neither is likelier.
         return float(row["knowledge_absent"] + row["knowledge_skill"]) / 2
     return float(row.get(name, 0.0))
 

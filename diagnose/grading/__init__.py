@@ -1,1 +1,1 @@
-"""A text → a reading: strict is what production would accept, lenient whether the content is right."""
+"""Text → Reading: `strict` is what production would accept, `lenient` is whether the content is right."""

@@ -1,4 +1,4 @@
-"""The content of an answer apart from its format, and texts of known content to try graders on."""
+"""The content of an answer apart from its format, and texts of known content to test graders with."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def content(item: EvalItem, text: str) -> str:
 
 
 def mentions(text: str, part: str) -> bool:
-    """Does a text hold these words, whole and in this order? Signs and case do not count."""
+    """Does a text contain these words, whole and in this order? Punctuation and case are ignored."""
     return holds(normal(text), part)

@@ -1,7 +1,7 @@
-"""One response, two readings: `strict` is what production would accept, `lenient` is whether the content is there.
+"""One response, two grades: `strict` is what production would accept, `lenient` is whether the content is there.
 
-Lenient is not a lottery: an answer that names a rival too, hedges between two answers, or only repeats the prompt fails
-it. Each function below reads one kind of grader.
+Lenient is not lax: an answer that also names a wrong option, hedges between two answers, or only repeats the prompt
+fails it. Each function below implements one kind of grader.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from diagnose.records import EvalItem, Reading
 
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 WORD = re.compile(r"((?:[%$€£°#+./:-]*+\w++)++[%$€£°#+]*+)|[%$€£°#+./:-]++")
-"""Words with the signs that belong to them, or signs alone; possessive, because a long row of dots would else cost
-quadratic time."""
+"""Words with the symbols attached to them, or symbols alone. Possessive, because a long run of dots would otherwise
+take quadratic time."""
 UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 """Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, Han."""
 
 
 def grade(item: EvalItem, text: str) -> Reading:
-    """Read one response.
+    """Grade one response.
 
     Returns:
         strict and lenient; both None with a reason where the item cannot be scored.
@@ -61,7 +61,7 @@ def prefers(item: EvalItem, text: str) -> bool | None:
 
 
 def separates_content(item: EvalItem) -> bool:
-    """Can this grader see right content in a wrong form at all? If not, FORMAT leaves the model."""
+    """Can this grader recognise correct content in another format at all? If not, FORMAT leaves the model."""
     match item.grader.kind:
         case "contains":
             return False
@@ -73,7 +73,7 @@ def separates_content(item: EvalItem) -> bool:
 
 
 def constraint_of(item: EvalItem) -> dict[str, Any] | None:
-    """What production could force an answer into: a JSON Schema or one of the choices; None where there is neither."""
+    """What production could constrain an answer to: a JSON Schema or one of the choices; None if it has neither."""
     if item.grader.schema is not None:
         return {"schema": item.grader.schema}
     return {"choices": list(item.choices)} if item.grader.kind == "choice" and item.choices else None
@@ -89,14 +89,14 @@ def normal(text: str) -> str:
 
 
 def holds(text: str, value: str) -> bool:
-    """Does the value stand in the (normalised) text as whole words (in scripts without spaces: at all)?"""
+    """Does the value occur in the (normalised) text as whole words (in scripts without spaces: at all)?"""
     if UNSPACED.search(value):
         return normal(value).strip() in text
     return normal(value) in text and bool(normal(value).strip())
 
 
 def one_content(item: EvalItem, text: str, wanted: Iterable[str], rivals: Iterable[str]) -> bool:
-    """The wanted content stands in the text, no rival does, it is not a hedge and not an echo of the prompt."""
+    """The wanted content occurs in the text, no rival does, it is not a hedge and not an echo of the prompt."""
     said = normal(text)
     echo = normal(item.turns[-1][1])
     if len(echo.split()) > 1:
@@ -126,7 +126,7 @@ def _contains(item: EvalItem, text: str) -> tuple[bool, bool]:
 
 
 def _number(item: EvalItem, text: str) -> tuple[bool, bool]:
-    """Strict: the number alone, or the grader's `marker` and the number last. Lenient: the last number of the text."""
+    """Strict: the number alone, or the `marker` and then only the number. Lenient: the last number in the text."""
     golds = [value for target in _golds(item) for value in _numbers(target)[-1:] if math.isfinite(value)]
     tolerance = float(item.grader.tolerance)
     marker = item.grader.marker
@@ -180,7 +180,7 @@ def _json_read(item: EvalItem, text: str) -> tuple[bool, bool]:
 def _regex(item: EvalItem, text: str) -> tuple[bool, bool]:
     """Strict: the pattern is found and, where it has a group and the item a target, captures the target only.
 
-    Lenient: the `lenient` pattern is found, or the target's content stands in the text and no rival's.
+    Lenient: the `lenient` pattern is found, or the target's content occurs in the text and no rival's.
     """
     golds = {_nfc(target) for target in _golds(item)}
     found = [m.group(1) if m.re.groups else m.group() for m in compiled(item.grader.pattern).finditer(text)]
@@ -211,7 +211,7 @@ def _float(text: str) -> float:
 def _loads(text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: also an integer of more digits than Python reads
+    except (ValueError, RecursionError):  # ValueError: also an integer with more digits than Python parses
         return None
 
 

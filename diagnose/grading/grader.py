@@ -1,4 +1,4 @@
-"""Graders as rows describe them: parsed, checked, and their patterns and schemas compiled."""
+"""Graders as described in rows: parsed and checked, with their patterns and schemas compiled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def parse_grader(grader: Any, where: str) -> Grader:
     """The grader that a row or the configuration describes.
 
     Raises:
-        BadInput: an unknown kind or key, a schema that is none, or a pattern that RE2 does not take; naming the key.
+        BadInput: an unknown kind or key, an invalid schema, or a pattern that RE2 rejects; naming the key.
     """
     if isinstance(grader, dict):  # Parquet gives every row all keys of a column, null where the row has none
         grader = {key: value for key, value in grader.items() if value is not None}
@@ -52,7 +52,7 @@ def _check_values(grader: dict[str, Any], where: str) -> None:
         raise BadInput(f"{where}: grader.tolerance is {tolerance!r}; expected a number, 0 or more")
     for key in ("marker", "model", "rubric"):
         if key in grader and (not isinstance(grader[key], str) or not grader[key]):
-            raise BadInput(f"{where}: grader.{key} is {grader[key]!r}; expected a text")
+            raise BadInput(f"{where}: grader.{key} is {grader[key]!r}; expected a string")
 
 
 def _parse_judge(judge: Any, where: str) -> Judge:
@@ -74,7 +74,7 @@ def _parse_judge(judge: Any, where: str) -> Judge:
 
 @lru_cache(maxsize=256)
 def compiled(pattern: str, where: str = "pattern") -> Any:
-    """A user's pattern under RE2, which matches in linear time."""
+    """A user's pattern compiled with RE2, which matches in linear time."""
     import re2
 
     options = re2.Options()
@@ -91,14 +91,14 @@ def _check_schema(schema: Any, where: str) -> None:
     try:
         validator(json.dumps(schema)).is_valid({})
     except RecursionError:
-        raise BadInput(f"{where}: grader.schema is nested too deeply, or refers to itself without end") from None
+        raise BadInput(f"{where}: grader.schema is nested too deeply, or is endlessly recursive") from None
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
 
 
 @lru_cache(maxsize=256)
 def validator(schema: str) -> Any:
-    """The validator of a JSON Schema (as JSON text) that fetches nothing."""
+    """A validator for a JSON Schema (given as JSON text); it never uses the network."""
     import jsonschema
     from referencing import Registry
     from referencing.exceptions import Unresolvable
@@ -109,16 +109,16 @@ def validator(schema: str) -> Any:
         kind.check_schema(loaded)
         _check_parts(loaded, kind.META_SCHEMA["$schema"])
     except Unresolvable as error:
-        raise BadInput(f"grader.schema is not a JSON Schema: it holds no {error.ref!r}, to which it refers") from None
+        raise BadInput(f"grader.schema is not a JSON Schema: unresolvable reference {error.ref!r}") from None
     except (jsonschema.SchemaError, TypeError, AttributeError) as error:
         raise BadInput(f"grader.schema is not a JSON Schema: {getattr(error, 'message', error)}") from None
     kind = jsonschema.validators.extend(kind, {"pattern": _matches})
-    # An empty registry of our own: the default one fetches what a schema refers to from the network.
+    # An explicit empty registry: the default one fetches references over the network.
     return kind(loaded, registry=Registry())
 
 
 def _matches(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Exception]:
-    """The keyword `pattern` under RE2: Python's own patterns can take forever on what a model wrote."""
+    """The keyword `pattern` with RE2: Python's `re` can take forever on model output."""
     from jsonschema import ValidationError
 
     if isinstance(value, str) and not compiled(pattern).search(value):
@@ -126,7 +126,7 @@ def _matches(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Exception]:
 
 
 def _check_parts(schema: Any, dialect: str) -> None:
-    """Resolve every reference and compile every pattern now, and not in the middle of a run."""
+    """Resolve every reference and compile every pattern now, not in the middle of a run."""
     from jsonschema_specifications import REGISTRY
     from referencing.jsonschema import DRAFT202012, specification_with
 
@@ -140,5 +140,5 @@ def _check_parts(schema: Any, dialect: str) -> None:
         if "pattern" in here:
             compiled(here["pattern"], "grader.schema: pattern")
         if "patternProperties" in here:
-            raise BadInput("grader.schema: patternProperties is not supported; name the properties")
+            raise BadInput("grader.schema: patternProperties is not supported; list the properties by name")
         left += [(inner, resolver.in_subresource(inner)) for inner in part.subresources()]

@@ -1,15 +1,15 @@
-"""Does a response follow its instructions? The 25 verifiable kinds of IFEval, read strictly and loosely.
+"""Does a response follow its instructions? The 25 verifiable kinds of IFEval, checked strictly and loosely.
 
 Definitions: Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models" (arXiv 2311.07911) and
 google-research/instruction_following_eval (Apache-2.0), of which this is a rewrite: same ids, same arguments, same
-verdicts, also where a verdict is crude (an option quoted inside a sentence counts as the constrained response).
+verdicts, even where a verdict is crude (an option quoted inside a sentence counts as the constrained response).
 
-On purpose another verdict than the published one:
+Deliberate differences from the published verdicts:
 
-- Texts of the user are literal. Published: keywords, section names and postscript markers are regular expressions, so
-  one of them could hang the evaluation; none of the 541 published rows uses that.
+- Strings given by the user are literal. Published: keywords, section names and postscript markers are regular
+  expressions, so one of them could hang the evaluation; none of the 541 published rows relies on that.
 - Sentences and capital words are counted without NLTK's Punkt, which is a download; see `_num_sentences`.
-- `prompt_to_repeat` may be left out: the whole prompt is to be repeated then.
+- `prompt_to_repeat` may be omitted; then the whole prompt must be repeated.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ LANGUAGES = (
     "af ar bg bn ca cs cy da de el en es et fa fi fr gu he hi hr hu id it ja kn ko lt lv mk ml mr ne nl no pa pl pt ro "
     "ru sk sl so sq sv sw ta te th tl tr uk ur vi zh-cn zh-tw"
 )
-"""What langdetect can tell apart."""
+"""The languages that langdetect distinguishes."""
 
 OPENERS, CLOSERS = "\"'([{*_“‘«", "\"')]}*_”’»"
 ABBREVIATION = re.compile(r"mr|mrs|ms|dr|prof|rev|gen|sen|st|jr|sr|vs|inc|ltd|co|corp|ph\.d|([a-z]\.)*[a-z]")
-"""Before its last dot; the last alternative: an initial, or letters with dots between, as in e.g, U.S, a.m."""
+"""Without its last dot; the last alternative: an initial, or letters with dots between them, as in e.g, U.S, a.m."""
 BETWEEN_TOKENS = re.compile(r"""[][\s(){}<>,:;!?"`«»“”‘’„@#$%&*‒–—―]|--|\.\.+|(?=N'T\b|'(?:S|M|D|LL|RE|VE)\b)""")
 
 
 def check_instructions(instructions: Any, where: str) -> None:
-    """Refuse what `follows` could not check: another shape, an unknown id, wrong arguments.
+    """Refuse what `follows` could not check: a wrong structure, an unknown id, wrong arguments.
 
-    Arguments that are null are as good as absent: the copy of the set on the Hugging Face hub fills in every one.
+    Null arguments count as absent: the copy of the data set on the Hugging Face hub lists every argument.
 
     Raises:
         BadInput: naming the instruction and the argument.
@@ -59,7 +59,7 @@ def follows(instructions: list[dict[str, Any]], prompt: str, text: str) -> tuple
     """Are all instructions followed? An empty response follows none.
 
     Returns:
-        strict, by the response as it stands; loose, each by some variant of it: without its first line, its last line
+        strict, by the response as it is; loose, each by some variant of it: without its first line, its last line
         or both, and each of these without asterisks.
     """
     checks = [_bound(entry, prompt) for entry in instructions]
@@ -109,7 +109,7 @@ def _related(count: int, relation: str, threshold: int) -> bool:
 
 
 def _found(words: str, text: str) -> int:
-    """Like the published reading, inside other words too: `day` is found in `Monday`."""
+    """As published, matches inside other words too: `day` is found in `Monday`."""
     return len(re.findall(re.escape(words), text, re.IGNORECASE))
 
 
@@ -118,7 +118,7 @@ def _keyword_frequency(text: str, keyword: str, frequency: int, relation: str) -
 
 
 def _forbidden_words(text: str, forbidden_words: list[str]) -> bool:
-    # Whole words only; not \b, which would never find a word like "C++" that ends in a sign.
+    # Whole words only; not \b, which would never find a word like "C++" that ends in a symbol.
     return not any(re.search(rf"(?<!\w){re.escape(w)}(?!\w)", text, re.IGNORECASE) for w in forbidden_words)
 
 
@@ -134,7 +134,7 @@ def _response_language(text: str, language: str) -> bool:
         detector.append(text)
         return detector.detect() == language
     except LangDetectException:
-        # Nothing in it to tell a language by, say only digits: counts as followed, as published.
+        # No language to detect, for instance only digits: counts as followed, as published.
         return True
 
 
@@ -144,7 +144,7 @@ def _detectors() -> Any:
 
     detectors = DetectorFactory()
     detectors.load_profile(PROFILES_DIRECTORY)
-    detectors.set_seed(0)  # of this factory alone; without a seed, langdetect differs from call to call
+    detectors.set_seed(0)  # of this factory only; without a seed, langdetect varies from call to call
     return detectors
 
 
@@ -158,7 +158,7 @@ def _num_sentences(text: str, num_sentences: int, relation: str) -> bool:
 
 
 def _ends_sentence(word: str, following: str) -> bool:
-    """By . ! or ?, but not by the dot of an abbreviation, an ellipsis before no capital, `1.` before a small letter."""
+    """By . ! or ?, but not by an abbreviation's dot, an ellipsis before a non-capital, or `1.` before a lowercase letter."""
     said = word.rstrip(CLOSERS)
     if not said.endswith("."):
         return said.endswith(("!", "?"))
@@ -169,7 +169,7 @@ def _ends_sentence(word: str, following: str) -> bool:
 
 
 def _num_paragraphs(text: str, num_paragraphs: int) -> bool:
-    """Between dividers; nothing before the first or after the last divider is no paragraph, elsewhere it is wrong."""
+    """Paragraphs between dividers; an empty one is ignored at the start and the end, and fails anywhere else."""
     first, *more = (part.strip() for part in text.split("***"))
     inner, last = more[:-1], more[-1:]
     return all(inner) and len(inner) + bool(first) + any(last) == num_paragraphs
@@ -181,7 +181,7 @@ def _num_words(text: str, num_words: int, relation: str) -> bool:
 
 def _first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
     parts = [part.strip() for part in text.split("\n\n")]
-    # As published, empty parts are not counted but do take a place.
+    # As published, empty parts are not counted but keep their position.
     if sum(map(bool, parts)) != num_paragraphs or not parts[nth_paragraph - 1]:
         return False
     word = parts[nth_paragraph - 1].split()[0].lstrip("'").lstrip('"')
@@ -244,7 +244,7 @@ def _end(text: str, end_phrase: str) -> bool:
 
 
 def _capital_words(text: str, capital_frequency: int, capital_relation: str) -> bool:
-    """Words as NLTK's `word_tokenize` cuts them, as far as that matters for the count: DON'T is two, TOP-TEN is one."""
+    """Words as split by NLTK's `word_tokenize`, as far as it matters for the count: DON'T is two, TOP-TEN is one."""
     count = sum(word.isupper() for word in BETWEEN_TOKENS.split(text))
     return _related(count, capital_relation, capital_frequency)
 
@@ -252,9 +252,9 @@ def _capital_words(text: str, capital_frequency: int, capital_relation: str) -> 
 # ---------------------------------------------------------------- the table: id → function, arguments
 
 Argument = tuple[str, Callable[[Any], bool]]
-COUNT: Argument = ("a whole number from 0", lambda v: type(v) is int and v >= 0)
-TEXT: Argument = ("a text", lambda v: isinstance(v, str) and bool(v.strip()))
-TEXTS: Argument = ("a list of texts", lambda v: isinstance(v, list) and bool(v) and all(map(TEXT[1], v)))
+COUNT: Argument = ("a whole number, 0 or more", lambda v: type(v) is int and v >= 0)
+TEXT: Argument = ("a non-empty string", lambda v: isinstance(v, str) and bool(v.strip()))
+TEXTS: Argument = ("a list of non-empty strings", lambda v: isinstance(v, list) and bool(v) and all(map(TEXT[1], v)))
 LETTER: Argument = ("one character", lambda v: TEXT[1](v) and len(v) == 1)
 RELATION: Argument = (" or ".join(map(repr, RELATIONS)), lambda v: v in RELATIONS)
 LANGUAGE: Argument = (f"one of {LANGUAGES}", lambda v: v in LANGUAGES.split())

@@ -1,4 +1,4 @@
-"""Rows → list[EvalItem]; every complaint names file:line, and every gold answer must pass its own grader."""
+"""Rows → list[EvalItem]. Every error names file:line, and every reference answer must pass its own grader."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ PARSED = ("grader", "messages", "slice", "annotations", *LIST_FIELDS)
 """Fields that may come as JSON text."""
 OWN_FIELDS = {"id", "slice", "prompt", "messages", "target", "grader", "annotations", *TEXT_FIELDS, *LIST_FIELDS}
 RESERVED = 4
-"""Items per slice kept back as exemplars, never scored."""
+"""Items per slice held out as few-shot examples, never scored (hand-set)."""
 RESERVE_FROM = 12
 """Smaller slices keep all their items; `few_shot` is then missing."""
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The items that are scored, and per slice the exemplars that are not."""
+    """The items that are scored, and per slice the few-shot examples that are not."""
 
     items: list[EvalItem]
     exemplars: dict[str, list[EvalItem]]
@@ -48,16 +48,16 @@ def read_evalset(config: EvalSetConfig) -> EvalSet:
     """Read, check and split an eval set.
 
     Raises:
-        BadInput: the file, a row or a gold answer is not usable.
+        BadInput: the file, a row or a reference answer is unusable.
     """
     assert config.path is not None
     if unknown := sorted(set(config.columns) - OWN_FIELDS):
         allowed = ", ".join(sorted(OWN_FIELDS))
-        raise BadInput(f"evalset.columns.{unknown[0]}: no field of an eval item; allowed: {allowed}")
+        raise BadInput(f"evalset.columns.{unknown[0]}: not a field of an eval item; allowed: {allowed}")
     rows = read_rows(config.path, config.columns, config.split, config.subset)
     items = [_item(row, where, number, config) for number, (row, where) in enumerate(rows, 1)]
     if not items:
-        raise BadInput(f"{config.path}: holds no rows; an eval set has one item a row")
+        raise BadInput(f"{config.path}: contains no rows; an eval set has one item per row")
     _check_ids(items)
     _check_one_kind(items)
     _check_gold(items)
@@ -67,7 +67,7 @@ def read_evalset(config: EvalSetConfig) -> EvalSet:
 
 
 def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
-    """slice → its items; an item of several slices stands in each."""
+    """slice → its items; an item of several slices is in each."""
     members: dict[str, list[EvalItem]] = defaultdict(list)
     for item in items:
         for name in item.slices:
@@ -76,14 +76,14 @@ def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
 
 
 def hints(evalset: EvalSet) -> list[str]:
-    """What is allowed but probably not meant: `exact` cannot see a JSON answer's content in another form."""
+    """What is allowed but probably not intended: `exact` cannot read a JSON answer's content in another format."""
     as_text = [i for i in evalset.items if i.grader.kind == "exact" and i.targets and _is_object(i.targets[0])]
     if not as_text:
         return []
     names = printable(", ".join(sorted({name for i in as_text for name in i.slices})))
     return [
-        f"hint: {len(as_text)} targets in {names} are JSON objects read by the exact grader, which takes right content "
-        "in another form for wrong; evalset.grader.kind=json (or a grader per row) reads both"
+        f"hint: {len(as_text)} targets in {names} are JSON objects read by the exact grader, which counts correct "
+        "content in another format as wrong; evalset.grader.kind=json (or a grader per row) reads both"
     ]
 
 
@@ -95,7 +95,7 @@ def _is_object(text: str) -> bool:
 
 
 def slice_name(row: dict[str, Any]) -> str:
-    """The slice of a training row; '' where it has none; the first of several."""
+    """The slice of a training row: the first if there are several, '' if there is none."""
     value = row.get("slice")
     if isinstance(value, list):
         value = value[0] if value else None
@@ -128,12 +128,12 @@ def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -
         raise BadInput(f"{where}: slice is an empty list")
     for name, texts in (("target", item.targets), ("slice", item.slices), ("distractors", item.distractors)):
         if any(not text.strip() for text in texts):
-            found = "is empty" if len(texts) == 1 else "holds an empty text"
-            raise BadInput(f"{where}: {name} {found}; expected text with something in it")
+            found = "is empty" if len(texts) == 1 else "contains an empty string"
+            raise BadInput(f"{where}: {name} {found}; expected non-empty text")
     if item.chosen and not item.chosen.strip():
         raise BadInput(f"{where}: chosen is empty")
     if both := set(item.targets) & set(item.distractors):
-        raise BadInput(f"{where}: {min(both)!r} is target and distractor; a distractor is a wrong answer")
+        raise BadInput(f"{where}: {min(both)!r} is both target and distractor; a distractor must be a wrong answer")
     return item
 
 
@@ -141,7 +141,7 @@ def _id(value: Any, number: int, where: str) -> str:
     if value is None:
         return f"line-{number}"
     if isinstance(value, bool) or not isinstance(value, str | int | float) or value == "":
-        raise BadInput(f"{where}: id is {value!r}; expected a text or a number")
+        raise BadInput(f"{where}: id is {value!r}; expected a string or a number")
     return str(value)
 
 
@@ -153,7 +153,7 @@ def _turns(row: dict[str, Any], where: str) -> tuple[tuple[str, str], ...]:
             for m in messages
         )
         if not fine or not messages or messages[-1]["role"] == "assistant" or not messages[-1]["content"].strip():
-            raise BadInput(f'{where}: messages must be [{{"role": …, "content": …}}, …] that ends before the answer')
+            raise BadInput(f'{where}: messages must be [{{"role": …, "content": …}}, …], ending before the answer')
         return tuple((m["role"], m["content"]) for m in messages)
     prompt = row.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
@@ -173,7 +173,7 @@ def _annotations(value: Any, where: str) -> tuple[tuple[str, str], ...]:
 
 
 def _parsed(text: str, name: str, where: str) -> Any:
-    """CSV cells and templates are texts; where a list or an object is meant, JSON says so."""
+    """CSV cells and templates give text; lists and objects in them are written as JSON."""
     if not text.lstrip().startswith(("[", "{")):
         return text
     try:
@@ -185,7 +185,7 @@ def _parsed(text: str, name: str, where: str) -> Any:
 
 
 def _several(target: Any, grader: Grader) -> Any:
-    """A JSON list of texts as target means several targets, except where JSON is what is graded."""
+    """A target that is a JSON list of strings means several targets, unless the grader is `json`."""
     if not isinstance(target, str) or grader.kind == "json" or not target.startswith('["'):
         return target
     try:
@@ -197,7 +197,7 @@ def _several(target: Any, grader: Grader) -> Any:
 def _texts(value: Any, name: str, where: str) -> tuple[str, ...]:
     values = value if isinstance(value, list | tuple) else [] if value is None else [value]
     if any(isinstance(v, dict | list | bool) or v is None for v in values):
-        raise BadInput(f"{where}: {name} holds a {type(value).__name__}; expected text or a list of texts")
+        raise BadInput(f"{where}: {name} contains a {type(value).__name__}; expected text or a list of texts")
     return tuple(str(v) for v in values)
 
 
@@ -205,24 +205,24 @@ def _check_ids(items: Iterable[EvalItem]) -> None:
     seen: dict[str, str] = {}
     for item in items:
         if item.id in seen:
-            raise BadInput(f"{item.where}: id {item.id!r} stands at {seen[item.id]} too; ids must be unique")
+            raise BadInput(f"{item.where}: duplicate id {item.id!r} (also at {seen[item.id]}); ids must be unique")
         seen[item.id] = item.where
 
 
 def _check_one_kind(items: list[EvalItem]) -> None:
-    """A chat and a plain row of one set would be asked in different ways."""
+    """Chat rows and plain rows would be prompted differently."""
     first = items[0]
     other = next((i for i in items if i.chat != first.chat), None)
     if other:
         names = {True: "messages", False: "prompt"}
         raise BadInput(
             f"{other.where}: has {names[other.chat]}, while {first.where} has {names[first.chat]}; "
-            "an eval set has one of the two"
+            "an eval set uses one or the other"
         )
 
 
 def _check_gold(items: list[EvalItem]) -> None:
-    """Otherwise the grader's bug is reported as the model's gap."""
+    """Otherwise a grader bug would be reported as a gap of the model."""
     failed = []
     for item in items:
         # A regex target is what the pattern captures, not an answer.
@@ -233,11 +233,11 @@ def _check_gold(items: list[EvalItem]) -> None:
     if failed:
         shown = "\n".join(f"  {item.where} ({item.id}): {text[:80]!r}" for item, text in failed[:5])
         more = f"\n  … and {len(failed) - 5} more" if len(failed) > 5 else ""
-        raise BadInput(f"gold answers that fail their own {failed[0][0].grader.kind} grader:\n{shown}{more}")
+        raise BadInput(f"reference answers that fail their own {failed[0][0].grader.kind} grader:\n{shown}{more}")
 
 
 def _limited(items: list[EvalItem], limit: int | None) -> list[EvalItem]:
-    """At most `limit` items of every slice, drawn by hash: files are often sorted by label."""
+    """At most `limit` items per slice, picked by hash, because files are often sorted by label."""
     if limit is None:
         return items
     taken: dict[str, int] = defaultdict(int)
@@ -251,7 +251,7 @@ def _limited(items: list[EvalItem], limit: int | None) -> list[EvalItem]:
 
 
 def _reserve(items: list[EvalItem]) -> tuple[dict[str, list[EvalItem]], set[str]]:
-    """Per slice its exemplars, and the ids of all items that are not scored: these and whoever shares their cluster.
+    """Per slice its few-shot examples, and the ids of all items not scored: these and those of their clusters.
 
     Small clusters first, then by hash: the choice does not depend on the seed, so that every run on this file is
     measured with the same ruler. A slice whose clusters are too large to give four away reserves none.
@@ -279,7 +279,7 @@ def _reserve(items: list[EvalItem]) -> tuple[dict[str, list[EvalItem]], set[str]
 
 
 def _source(item: EvalItem) -> str:
-    """What an item shares with others; alone if with nobody."""
+    """The cluster of an item; an item without one is its own cluster."""
     return f"cluster {item.cluster}" if item.cluster is not None else f"item {item.id}"
 
 

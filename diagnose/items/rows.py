@@ -1,4 +1,4 @@
-"""Rows of JSONL, JSON, CSV, Parquet and `datasets`, each with where it stands; columns mapped to our fields."""
+"""Rows of JSONL, JSON, CSV, Parquet and `datasets`, each with its file and line; columns mapped to our fields."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from diagnose.text import first_line
 Row = dict[str, Any]
 MAX_ROW_BYTES = 16 * 2**20
 MAX_LIST_BYTES = 256 * 2**20
-"""A .json list is read as a whole."""
+"""A .json list is read into memory as a whole."""
 ONE_A_LINE = "expected a JSON object on each line"
 A_LIST = "expected a list of JSON objects"
-FORMATS = ".jsonl, .json, .csv, .tsv, .parquet, a directory of `datasets`, or the name of a dataset on the hub"
+FORMATS = ".jsonl, .json, .csv, .tsv, .parquet, a `datasets` directory, or the name of a dataset on the hub"
 
 
 def read_rows(
@@ -33,12 +33,12 @@ def read_rows(
 
     Args:
         columns: our field → a column name, or a Jinja template over the row's columns (all of them together are `row`).
-        split: of a dataset that has several.
-        subset: the configuration of a dataset on the hub.
-        group: of our configuration, which messages name.
+        split: which one, of a dataset that has several.
+        subset: the configuration name of a dataset on the hub.
+        group: the config group that messages name.
 
     Raises:
-        BadInput: naming the place, what was found and what is allowed.
+        BadInput: naming the location, what was found and what is allowed.
     """
     rename = {ours: _column(f"{group}.columns.{ours}", source) for ours, source in columns.items()}
     try:
@@ -60,7 +60,7 @@ def _open(path: Path, split: str | None, subset: str | None, group: str) -> Iter
         return _dataset(path, split, subset, group)
     _whole(path, split, subset, group)
     if path.stat().st_size == 0:
-        raise BadInput(f"{path}: is empty; expected one row a line")
+        raise BadInput(f"{path}: is empty; expected one row per line")
     match path.suffix.lower():
         case ".csv":
             return _csv(path, ",")
@@ -92,9 +92,9 @@ def _json(path: Path) -> Iterator[tuple[Row, str]]:
 
 
 def _csv(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
-    """Every cell is text (007 stays 007); an empty cell is an absent field. A row stands where it starts."""
+    """Every cell is text (007 stays 007); an empty cell is an absent field. A row is named by its first line."""
     csv.field_size_limit(MAX_ROW_BYTES)
-    # StringIO, because old files end their lines with a carriage return alone.
+    # StringIO, because old files may end their lines with a bare carriage return.
     lines = (part for text, _ in _lines(path) for part in io.StringIO(text, newline=""))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] | None = None
@@ -104,7 +104,7 @@ def _csv(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
             if cells and names is None:
                 names = cells
                 if len(set(names)) != len(names):
-                    raise BadInput(f"{where}: a column name stands twice: {', '.join(names)}")
+                    raise BadInput(f"{where}: duplicate column name: {', '.join(names)}")
             elif cells and names is not None:
                 if len(cells) != len(names):
                     raise BadInput(f"{where}: {len(cells)} cells; the header has {len(names)}: {', '.join(names)}")
@@ -115,18 +115,18 @@ def _csv(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, int]]:
-    """Lines with their numbers; no more is held than one row may be long."""
+    """Lines with their numbers; at most one row of the maximum size is held in memory."""
     with path.open("rb") as handle:
         number = 0
         while raw := handle.readline(MAX_ROW_BYTES + 1):
             number += 1
             if len(raw) > MAX_ROW_BYTES:
-                raise BadInput(f"{path}:{number}: {_too_large()}; does every row end its line?")
+                raise BadInput(f"{path}:{number}: {_too_large()}; is a line break missing?")
             yield _decoded(raw, f"{path}:{number}", number), number
 
 
 def _too_large() -> str:
-    return f"a row of more than {MAX_ROW_BYTES >> 20} MB"
+    return f"row larger than {MAX_ROW_BYTES >> 20} MB"
 
 
 def _parquet(path: Path) -> Iterator[tuple[Row, str]]:
@@ -139,12 +139,12 @@ def _parquet(path: Path) -> Iterator[tuple[Row, str]]:
             for row in batch.to_pylist():
                 number += 1
                 yield row, f"{path}: row {number}"
-    except (pyarrow.ArrowException, OSError) as error:  # what stands in the file can raise either
+    except (pyarrow.ArrowException, OSError) as error:  # the file's content can raise either
         raise BadInput(f"{path}: not Parquet: {first_line(error)}") from None
 
 
 def _dataset(path: Path, split: str | None, subset: str | None, group: str) -> Iterator[tuple[Row, str]]:
-    """A saved dataset, a folder of data files, or a name on the hub; streamed, so that nothing is cached on the way."""
+    """A saved dataset, a folder of data files, or a name on the hub; streamed, so that nothing is cached."""
     import datasets
 
     if (path / "config.json").is_file() and any(path.glob("*.safetensors")):
@@ -163,17 +163,21 @@ def _dataset(path: Path, split: str | None, subset: str | None, group: str) -> I
             yield dict(row), f"{path}: row {number}"
     except BadInput:
         raise
-    except Exception as error:  # `datasets` raises types of its own, of fsspec and of the hub; each is about this path
+    except Exception as error:  # from `datasets`, fsspec or the hub client; each is about this path
         if "Config name is missing" in str(error) or f"BuilderConfig {subset!r} not found" in str(error):
             raise BadInput(_no_subset(path, subset, group, datasets.get_dataset_config_names(str(path)))) from None
-        uneven = "; a directory's files must have the same columns: or name one of them" if path.is_dir() else ""
+        uneven = (
+            "; all files in a directory must have the same columns; or give the path of one file"
+            if path.is_dir()
+            else ""
+        )
         raise BadInput(f"{path}: {first_line(error)}; expected {FORMATS}{uneven}") from None
 
 
 def _split(names: list[str], split: str | None, path: Path, group: str) -> str:
     if split is None and len(names) > 1:
         raise BadInput(
-            f"{path}: has the splits {', '.join(names)}; choose one: {group}.split=NAME, or the path of its files"
+            f"{path}: has the splits {', '.join(names)}; choose one: {group}.split=NAME, or give the path of its files"
         )
     if split is not None and split not in names:
         raise BadInput(f"{group}.split={split}: not in {path}; allowed: {', '.join(names)}")
@@ -181,7 +185,7 @@ def _split(names: list[str], split: str | None, path: Path, group: str) -> str:
 
 
 def _whole(path: Path, split: str | None, subset: str | None, group: str) -> None:
-    """Refuse to choose where there is nothing to choose from."""
+    """Refuse a split or subset where there are none."""
     for key, value in (("split", split), ("subset", subset)):
         if value is not None:
             raise BadInput(f"{group}.{key}={value}: {path} has no {key}s; leave it out")
@@ -197,7 +201,7 @@ def _decoded(raw: bytes, where: str, number: int) -> str:
     if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise BadInput(f"{where}: UTF-16; save the file as UTF-8")
     if b"\x00" in raw:
-        raise BadInput(f"{where}: holds NUL bytes at byte {raw.index(0)} (UTF-16?); expected UTF-8 text")
+        raise BadInput(f"{where}: contains NUL bytes at byte {raw.index(0)} (UTF-16?); expected UTF-8 text")
     try:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
@@ -215,11 +219,11 @@ def _loads(text: str, path: Path, number: int, expected: str) -> Any:
         where = f"{path}:{number + error.lineno - 1}"
         raise BadInput(f"{where}: not JSON: {error.msg} at column {error.colno}; {expected}") from None
     except UnicodeEncodeError:
-        raise BadInput(f"{where}: half a surrogate pair (\\ud800 to \\udfff); expected Unicode text") from None
+        raise BadInput(f"{where}: unpaired surrogate (\\ud800 to \\udfff); expected Unicode text") from None
     except RecursionError:
-        raise BadInput(f"{where}: JSON nested too deeply to be read; {expected}") from None
+        raise BadInput(f"{where}: JSON is nested too deeply; {expected}") from None
     except ValueError:
-        raise BadInput(f"{where}: a number of too many digits to be read; write it as text") from None
+        raise BadInput(f"{where}: a number with too many digits; write it as text") from None
 
 
 def _object(row: Any, where: str, expected: str) -> Row:
@@ -234,7 +238,7 @@ def _starts_with_list(path: Path) -> bool:
 
 
 def _column(key: str, source: str) -> Callable[[Row, str], Any]:
-    """A reader of the field that is mapped at `key` of our configuration."""
+    """A function that reads the field mapped at `key` of the configuration."""
     if "{{" not in source and "{%" not in source:
 
         def read(row: Row, where: str) -> Any:
@@ -255,12 +259,12 @@ def _column(key: str, source: str) -> Callable[[Row, str], Any]:
     def fill(row: Row, where: str) -> str:
         try:
             return template.render(row | {"row": row})
-        except Exception as error:  # a template computes, so that anything can go wrong in it
+        except Exception as error:  # a template runs code, so it can raise anything
             raise BadInput(f"{where}: {key}: {first_line(error)}; found: {', '.join(row)}") from None
 
     return fill
 
 
 def _no_none(value: Any) -> Any:
-    """A null is an empty text, not the word None."""
+    """Null becomes an empty string, not the word None."""
     return "" if value is None else value

@@ -1,7 +1,7 @@
-"""Models: asked for texts and for log-probabilities, whichever kind they are (`base.Model`).
+"""Models: all kinds generate text and score log-probabilities through one protocol (`base.Model`).
 
-`hf` is made of `weights`, `prefill`, `decode`, `kv_cache` and `constrain`; `served` asks over HTTP, `recorded` reads a
-log, `reward` scores answers.
+`hf` is built from `weights`, `prefill`, `decode`, `kv_cache` and `constrain`; `served` calls a server over HTTP,
+`recorded` reads a log, `reward` scores answers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def load_model(settings: ModelConfig) -> Model:
     """The model that the settings name.
 
     Raises:
-        BadInput: there is none, or it cannot be used.
+        BadInput: it does not exist or cannot be used.
     """
     match settings.kind:
         case "openai":

@@ -1,4 +1,4 @@
-"""A model is one small protocol; no room knows which implementation it was given."""
+"""The model protocol; no caller knows which implementation it was given."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ class Score:
 
 
 class Model(Protocol):
-    """What diagnose and eval ask of a model."""
+    """What diagnose and eval need from a model."""
 
     batch_size: int
     max_new_tokens: int
     device: str
     lacks: frozenset[Probe]
-    """Probes that cannot be asked of it."""
+    """Probes that it does not support."""
 
     @property
     def family(self) -> str | None:
-        """Type of its architecture (`llama`, `qwen3`), or a served model's name; None: not known."""
+        """Its architecture type (`llama`, `qwen3`), or a served model's name; None: unknown."""
 
     @property
     def prompt_format(self) -> dict[str, Any]:
-        """Everything that decides how a prompt becomes tokens."""
+        """Everything that determines how a prompt is tokenized."""
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
-        """Refuse, before anything is asked, what would make every answer look wrong (BadInput, Blocked)."""
+        """Before any probe runs, refuse what would make every answer look wrong (BadInput, Blocked)."""
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
-        """Does the prompt fit the window with the continuation, or with an answer of max_new_tokens?"""
+        """Does the prompt fit the context window with the continuation, or with an answer of max_new_tokens?"""
 
     def generate(
         self,
@@ -72,20 +72,20 @@ class Model(Protocol):
         """n completions per prompt; the sample `draw` of key k (`seed|probe|item`) depends on (k, draw) only.
 
         Args:
-            constraints: what each answer is forced into, where the model can be forced.
+            constraints: what each answer is constrained to, if the model supports it.
         """
 
     def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
         """Score of each continuation after its prompt."""
 
 
-def prompt_format_sha(render: dict[str, Any]) -> str:
-    """The render contract, hashed; a difference is named by comparing the dictionaries."""
-    return hashlib.sha256(json.dumps(render, sort_keys=True).encode()).hexdigest()[:16]
+def prompt_format_sha(prompt_format: dict[str, Any]) -> str:
+    """A prompt format, hashed; a difference is named by comparing the dictionaries."""
+    return hashlib.sha256(json.dumps(prompt_format, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def prompt_format_differs(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
-    """Keys in which a local model's render differs from a measured one; what a served model hides is not compared."""
+    """Keys in which a local model's prompt format differs from a measured one; what a server hides is not compared."""
     hidden = {k for k in now if "served" in then and then.get(k) is None}
     return sorted(k for k in now if k not in hidden and now[k] != then.get(k))
 
@@ -97,22 +97,22 @@ def lay_out(turns: Sequence[tuple[str, str]]) -> str:
 
 
 def with_system(turns: Sequence[tuple[str, str]], system: str | None) -> tuple[tuple[str, str], ...]:
-    """The turns behind the system prompt, unless they bring one of their own."""
+    """The system prompt, then the turns; unchanged if they already start with a system turn."""
     if not system or turns[0][0] == "system":
         return tuple(turns)
     return (("system", system), *turns)
 
 
 def check_windows(model: Model, items: Sequence[EvalItem]) -> None:
-    """Refuse a slice of which no prompt fits the window; single long prompts are unscored instead.
+    """Refuse a slice if no prompt of it fits the context window; single long prompts are left unscored instead.
 
     Raises:
-        BadInput: naming the slices and the setting that takes the room.
+        BadInput: naming the slices and the settings to change.
     """
     fitting = {name for i in items if model.fits(Prompt(i.turns)) for name in i.slices}
     without = sorted({name for i in items for name in i.slices} - fitting)
     if without:
         raise BadInput(
-            f"no prompt of {', '.join(without)} fits the model's window together with "
-            f"model.max_new_tokens={model.max_new_tokens}; set it lower, or model.max_length higher"
+            f"no prompt of {', '.join(without)} fits the model's context window together with "
+            f"model.max_new_tokens={model.max_new_tokens}; lower it, or raise model.max_length"
         )

@@ -38,11 +38,11 @@ class Halving:
         alone: Callable[[Row], list[Result]] | None = None,
         each: int = 1,
     ) -> list[Result]:
-        """`work` on all rows, or on each half where they run out of memory together.
+        """`work` on all rows, or on each half if they run out of memory together.
 
         Args:
             alone: what to do with a single row that does not fit.
-            each: how many sequences a row stands for, for the message.
+            each: sequences per row, for the message.
 
         Raises:
             RunFailed: a single row does not fit, and there is no `alone`.
@@ -65,7 +65,7 @@ class Halving:
         return self.run(rows[:half], work, alone, each) + self.run(rows[half:], work, alone, each)
 
     def tell(self, size: int, smaller: int) -> None:
-        """Say once that a batch was too large."""
+        """Report once that a batch was too large."""
         if not self._told:
             self._told = True
             message = f"batch of {size} ran out of memory on {self.device}; retrying with {smaller}"

@@ -1,4 +1,4 @@
-"""Decoding under a grammar: which tokens may come next, by llguidance."""
+"""Constrained decoding: llguidance decides which tokens may come next."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ class Grammars:
         """`tokenizer` is an llguidance tokenizer.
 
         Raises:
-            BadInput: a constraint that llguidance cannot follow, with its reason.
+            BadInput: llguidance does not support a constraint; with its reason.
         """
         from llguidance import LLMatcher
 
         self._matchers = [LLMatcher(tokenizer, grammar(constraint)) for constraint in constraints]
         wrong = next((m.get_error() for m in self._matchers if m.is_error()), None)
         if wrong:
-            raise BadInput(f"grader.schema: answers cannot be forced into it: {wrong.splitlines()[0]}")
+            raise BadInput(f"grader.schema: answers cannot be constrained to it: {wrong.splitlines()[0]}")
 
     def forbid(self, logits: torch.Tensor, rows: list[int]) -> None:
-        """Set to -inf, in place, what each row must not say next."""
+        """Set to -inf, in place, every token that a row must not generate next."""
         for place, row in enumerate(rows):
             matcher = self._matchers[row]
             if matcher.is_stopped():
-                continue  # finished, and carried along until the batch is compacted
+                continue  # finished, but kept until the batch is compacted
             bits = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
             allowed = torch.zeros(logits.shape[-1], dtype=torch.bool)
             allowed[: len(bits)] = torch.from_numpy(bits[: logits.shape[-1]].astype(bool))
             logits[place].masked_fill_(~allowed.to(logits.device), float("-inf"))
 
     def take(self, row: int, token: int) -> bool:
-        """The row said this; is it complete, so that nothing may follow?"""
+        """Advance a row by the token it generated. Is it complete, so that nothing may follow?"""
         self._matchers[row].consume_token(token)
         return self._matchers[row].is_stopped()

@@ -1,4 +1,4 @@
-"""Batched decoding whose samples depend on the prompt and the draw only, never on the batch they happened to be in."""
+"""Batched decoding whose samples depend only on the prompt and the draw, never on the rest of the batch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from diagnose.models.prefill import Prefill, Reader, cache_of
 Uniforms = np.ndarray
 """[rows, steps] numbers in [0, 1); one per sampled token."""
 ROOMY = 64
-"""From so many tokens on, a cache that grows in place is cheaper than one copied at every token (2 CPU cores)."""
+"""From this many tokens on, a cache that grows in place is cheaper than one copied at every token (2 CPU cores)."""
 AT_ONCE = 1 << 24
-"""Log-probabilities that are held as 32-bit floats at once; a whole batch of them can outweigh the model."""
+"""How many log-probabilities are held as float32 at once; a whole batch can take more memory than the model."""
 
 
 def uniforms(keys: Sequence[str], steps: int) -> Uniforms:
@@ -47,14 +47,14 @@ def decode(
 
     Args:
         prompts: token ids.
-        steps: at most so many new tokens.
+        steps: at most this many new tokens.
         ends: ids that end a row; the end token is kept as the last id of the row.
         temperature: 0 is greedy; else inverse-CDF sampling with `noise` [len(prompts) * copies, steps].
         stopped: does a row's text end here (stop strings)?
-        grammar: what each row may say next.
+        grammar: which tokens each row may generate next.
 
     Returns:
-        New token ids per row; rows of one prompt stand together.
+        New token ids per row; rows of one prompt are adjacent.
     """
     start = reader.prefill(prompts, steps).rows([i for i in range(len(prompts)) for _ in range(copies)])
     cache, logits, width = start.cache, start.logits, start.mask.shape[1]
@@ -81,7 +81,7 @@ def decode(
         if not going or step == steps - 1:
             break
         if len(going) <= len(live) // 2:
-            # Finished rows are carried along until they are half of the batch; then the cache is compacted.
+            # Finished rows stay until they make up half of the batch; then the cache is compacted.
             keep = torch.tensor(going, device=reader.device)
             cache.batch_select_indices(keep)
             mask, position, chosen = None if mask is None else mask[keep], position[keep], chosen[keep]
@@ -102,7 +102,7 @@ def _pick(logits: torch.Tensor, temperature: float, u: np.ndarray | None) -> tor
 
 @torch.inference_mode()
 def score(reader: Reader, prompts: list[list[int]], tails: list[list[int]]) -> list[float]:
-    """Sum of log-probabilities of each tail given its prompt, in nats; a prompt of several tails is read once."""
+    """Sum of log-probabilities of each tail given its prompt, in nats; a prompt with several tails is prefilled once."""
     heads = list(dict.fromkeys(map(tuple, prompts)))
     start = reader.prefill([list(h) for h in heads])
     place = {head: k for k, head in enumerate(heads)}
@@ -116,7 +116,7 @@ def score(reader: Reader, prompts: list[list[int]], tails: list[list[int]]) -> l
 
 
 def _score_rest(reader: Reader, start: Prefill, tails: list[list[int]]) -> np.ndarray:
-    """Everything behind the first token of each tail; padded on the right."""
+    """Everything after the first token of each tail; padded on the right."""
     ids, real = padded([t[:-1] for t in tails], reader.pad, reader.device)
     said, _ = padded([t[1:] for t in tails], reader.pad, reader.device)
     positions = start.mask.sum(-1, keepdim=True) + torch.arange(ids.shape[1], device=reader.device)
@@ -129,5 +129,5 @@ def _score_rest(reader: Reader, start: Prefill, tails: list[list[int]]) -> np.nd
 
 
 def _doubles(values: torch.Tensor) -> np.ndarray:
-    """64-bit floats, in numpy: Apple's GPU has none."""
+    """As 64-bit floats in numpy, because Apple's GPU has none."""
     return values.cpu().numpy().astype(np.float64)

@@ -1,4 +1,4 @@
-"""transformers models: answers and scores in batches, and the checks of what was loaded."""
+"""transformers models: batched generation and scoring, and checks of what was loaded."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class HFModel:
 
     @property
     def prompt_format(self) -> dict[str, Any]:
-        """The render contract of this model."""
+        """The prompt format of this model."""
         return prompt_format_of(self.settings, self.tokenizer, self.ends)
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
@@ -108,7 +108,7 @@ class HFModel:
         )
 
     def _fewer(self, row: Wanted, n: int, first: int, temperature: float) -> list[list[Completion]]:
-        """The samples of one prompt, which do not fit together, in two parts."""
+        """The samples of one prompt in two parts, because they do not fit into memory together."""
         prompt, key, constraint = row
         if n == 1:
             tokens = len(self.encode(prompt))
@@ -161,7 +161,7 @@ class HFModel:
         return self.halving.run(split, scored, too_long)
 
     def encode(self, prompt: Prompt, continuation: str = "") -> list[int]:
-        """Token ids of a prompt, as training sees it too."""
+        """Token ids of a prompt, the same as in training."""
         turns = prompt.turns if prompt.raw else with_system(prompt.turns, self.settings.system_prompt)
         if prompt.raw or not self.tokenizer.chat_template:
             text = turns[0][1] if prompt.raw else lay_out(turns)
@@ -171,18 +171,18 @@ class HFModel:
         messages = [{"role": role, "content": text} for role, text in turns]
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template computes, and raises what it likes where it does not take a turn
+        except Exception as error:  # a template runs code, and can raise anything to reject a turn
             roles = ", ".join(m["role"] for m in messages)
-            told = f"its chat template does not take {roles}: {first_line(error)}"
+            told = f"its chat template does not accept {roles}: {first_line(error)}"
             raise BadInput(f"model.path={self.settings.path}: {told}") from None
         ids = self.tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
         return ids
 
     def emitted_specials(self, prompts: Sequence[Prompt], seed: int, steps: int = 384) -> dict[str, int]:
-        """Which special tokens end a free continuation, and how often: a look at how the model really stops."""
+        """Which special tokens end a free continuation, and how often: how the model really stops."""
         from diagnose.models.decode import decode, uniforms
 
-        # A token that the configuration does not name may be special all the same, such as Llama 3's <|eot_id|>.
+        # A token that the configuration does not name may be special too, such as Llama 3's <|eot_id|>.
         added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         specials = added | set(self.tokenizer.all_special_ids) | self.ends
         ids = [self.encode(p)[-64:] for p in prompts]
@@ -211,7 +211,7 @@ class HFModel:
     def _stopped(self, row: list[int]) -> bool:
         token = row[-1]
         if token not in self._may_stop:
-            # A stop string ends inside the newest token, if anywhere: most tokens hold none of the last characters.
+            # A stop string can only end inside the newest token, and most tokens contain no stop string's last character.
             text = self.tokenizer.decode([token])
             self._may_stop[token] = any(stop[-1:] in text for stop in self.stop)
         if not self._may_stop[token]:
@@ -228,7 +228,7 @@ class HFModel:
 
 
 def _split(head: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
-    """Ids before and in a continuation; a token that straddles the border belongs to the continuation."""
+    """Ids before and within a continuation; a token that straddles the boundary belongs to the continuation."""
     shared = 0
     while shared < min(len(head), len(whole) - 1) and head[shared] == whole[shared]:
         shared += 1
@@ -236,12 +236,12 @@ def _split(head: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
 
 
 def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> None:
-    """Refuse a model whose configured end token it never says while it ends with another one.
+    """Refuse a model that never ends with its configured end token but with another one.
 
-    Such a model runs every answer to the limit, and training on it looks failed whatever it learned.
+    Such a model runs every answer to the limit, so training seems to have failed whatever it learned.
 
     Raises:
-        Blocked: naming both tokens and the override that mends it.
+        Blocked: naming both tokens and the override that fixes it.
     """
     if model.settings.eos_token:
         return
@@ -253,19 +253,19 @@ def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> Non
         raise Blocked(
             f"end token: the model is configured to end with {', '.join(map(repr, configured))}, but "
             f"{others[token]} of {len(prompts)} free continuations ended with {token!r}, none as configured.\n"
-            f"  mend it:    {pasted('model.eos_token', token)}\n"
-            f"  keep it:    {pasted('model.eos_token', configured[0])}   (no further check)"
+            f"  fix:    {pasted('model.eos_token', token)}\n"
+            f"  keep:   {pasted('model.eos_token', configured[0])}   (no further check)"
         )
 
 
 def check_tokens(model: HFModel, items: Sequence[EvalItem]) -> None:
-    """Refuse a tokenizer of another model and weights that compute no number.
+    """Refuse another model's tokenizer, and weights that output NaN.
 
     Raises:
-        BadInput: naming what does not belong together.
+        BadInput: naming the mismatch, or the dtypes to try.
     """
     rows = model.network.get_input_embeddings().weight.shape[0]
-    # Some tokenizers hold more tokens than the model, which texts never use.
+    # Some tokenizers have more tokens than the model; texts never use the extra ones.
     if len(model.tokenizer) > rows:
         last = max(max(model.encode(Prompt(i.turns)), default=0) for i in items)
         if max(last, model.pad) >= rows:
@@ -278,13 +278,13 @@ def check_tokens(model: HFModel, items: Sequence[EvalItem]) -> None:
         (found,) = model.logprob([shortest], ["x"])
         if found.logprob != found.logprob:
             raise BadInput(
-                f"model.path={model.settings.path}: the network computes NaN; broken weights, or too narrow a number "
-                "format: set model.dtype=float32 or bfloat16"
+                f"model.path={model.settings.path}: the model outputs NaN: broken weights, or dtype overflow; set "
+                "model.dtype=float32 or bfloat16"
             )
 
 
 def check_answer_length(model: HFModel, items: Sequence[EvalItem]) -> None:
-    """Refuse a limit that cuts off the wanted answers themselves: right answers would be read as wrong.
+    """Refuse a limit that cuts off the reference answers themselves: right answers would be graded as wrong.
 
     Raises:
         BadInput: naming an item and a limit that suffices.
@@ -297,6 +297,6 @@ def check_answer_length(model: HFModel, items: Sequence[EvalItem]) -> None:
         longest = max(cut, key=lambda i: lengths[i.id])
         need = lengths[longest.id]
         raise BadInput(
-            f"model.max_new_tokens={model.max_new_tokens}: too short for the wanted answers of {len(cut)} items; "
+            f"model.max_new_tokens={model.max_new_tokens}: too short for the reference answers of {len(cut)} items; "
             f"{longest.where} ({longest.id}) needs {need}: set model.max_new_tokens={need + 8}"
         )

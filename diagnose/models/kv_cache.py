@@ -1,4 +1,4 @@
-"""A key-value cache that grows in place: transformers' own copies everything at every new token."""
+"""A key-value cache that grows in place; transformers' own cache copies everything at every new token."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class RoomyLayer(DynamicLayer):
-    """A layer with room for tokens to come; what is read are views of it."""
+    """A cache layer with spare room for new tokens; keys and values are views into it."""
 
     keys: torch.Tensor
     values: torch.Tensor
     room = 0
-    """Tokens that are expected, and made room for whenever the room is used up."""
+    """How many further tokens to allocate for, each time the room is used up."""
     _stores: Pair | None = None
 
     @classmethod
     def behind(cls, head: Pair, rows: int, room: int) -> RoomyLayer:
-        """Rows that have all read the same head [1, heads, length, size]; it is copied with the first new tokens."""
+        """Rows that share the prefix `head` [1, heads, length, size]; it is copied when the first new tokens arrive."""
         layer = cls()
         layer.lazy_initialization(*head)
         layer.keys, layer.values = (part.expand(rows, -1, -1, -1) for part in head)
@@ -34,7 +34,7 @@ class RoomyLayer(DynamicLayer):
         if start == 0:
             return super().update(key_states, value_states, *args, **kwargs)
         stores = self._stores
-        # Selecting rows replaces the views by copies; their store is then no longer behind them.
+        # Selecting rows replaces the views with copies, which no longer point into the store.
         behind = stores is not None and stores[0].data_ptr() == self.keys.data_ptr()
         if stores is None or not behind or stores[0].shape[-2] < start + new:
             stores = self._stores = self._roomier(self.keys, new), self._roomier(self.values, new)
@@ -52,7 +52,7 @@ class RoomyLayer(DynamicLayer):
 
 
 def make_room(cache: Any, tokens: int) -> None:
-    """Let plain layers of a cache grow in place; layers of another kind (sliding, recurrent) stay as they are."""
+    """Let plain layers of a cache grow in place; layers of another kind (sliding, recurrent) are unchanged."""
     for layer in cache.layers:
         if type(layer) is DynamicLayer:
             layer.__class__ = RoomyLayer

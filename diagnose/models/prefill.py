@@ -1,4 +1,4 @@
-"""Reading prompts in batches: what they share is computed once, and padding is hidden as cheaply as may be."""
+"""Batched prefill: a shared prefix is computed once, and padding is masked as cheaply as possible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diagnose.models.batches import padded
 from diagnose.models.kv_cache import Pair, RoomyLayer
 
 WORTH_SHARING = 8
-"""Ids that all prompts of a batch must start with to be computed once."""
+"""Shortest prefix, in ids, that is computed once if all prompts of a batch share it."""
 
 
 CACHE = "cache" if "cache" in {f.name for f in fields(CausalLMOutputWithPast)} else "past_key_values"
@@ -27,16 +27,16 @@ def cache_of(output: Any) -> Any:
 
 @dataclass(frozen=True)
 class Prefill:
-    """Prompts that went through the model once."""
+    """Prompts after one forward pass."""
 
     cache: Any
     logits: torch.Tensor
-    """[prompts, vocabulary]: what follows each prompt."""
+    """[prompts, vocabulary]: for the token after each prompt."""
     mask: torch.Tensor
     """[prompts, width]; 0 is padding."""
 
     def rows(self, index: list[int]) -> Prefill:
-        """The same prompts in another order or number; the cache is moved, not copied: this Prefill is used up."""
+        """The same prompts reordered or repeated; the cache is moved, not copied, so do not use this Prefill again."""
         if index == list(range(len(self.mask))):
             return self
         at = torch.tensor(index, device=self.mask.device)
@@ -45,9 +45,9 @@ class Prefill:
 
 
 class Reader:
-    """A network that reads batches of prompts, and remembers what the last batch started with.
+    """Runs batches of prompts through a network, and caches the prefix of the last batch.
 
-    The batches of one probe start with the same exemplars. Weights must not change while a Reader is in use.
+    The batches of one probe start with the same few-shot examples. Weights must not change while a Reader is in use.
     """
 
     def __init__(self, network: Any, pad: int) -> None:
@@ -57,7 +57,7 @@ class Reader:
         self._pairs: list[Pair] = []
 
     def prefill(self, prompts: list[list[int]], room: int = 0) -> Prefill:
-        """One forward pass over the prompts, padded on the left; `room` tokens are expected behind them."""
+        """One forward pass over the prompts, padded on the left; leaves room for `room` new tokens."""
         shared = _shared(prompts) if self._shares else 0
         tails = [p[shared:] for p in prompts]
         ids, own = padded(tails, self.pad, self.device, left=True)
@@ -70,7 +70,7 @@ class Reader:
     def forward(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, cache: Any, **settings: Any
     ) -> Any:
-        """The network's output for ids behind a cache."""
+        """The network's output for ids that follow a cache."""
         return self.network(
             input_ids=ids,
             attention_mask=mask,
@@ -81,10 +81,10 @@ class Reader:
         )
 
     def visible(self, mask: torch.Tensor) -> torch.Tensor | None:
-        """The cheapest mask that lets one new token per row see [rows, width] of `mask`; slice it on the last axis.
+        """The cheapest mask that lets one new token per row attend to `mask` [rows, width]; slice it on the last axis.
 
-        None without padding: grouped-query attention then needs no copy of its keys. Else as the kernel takes it, so
-        that transformers does not build it anew at every token.
+        None without padding: grouped-query attention then needs no copy of its keys. Otherwise in the kernel's layout, so
+        that transformers does not rebuild it at every token.
         """
         if bool(mask.all()):
             return None
@@ -97,7 +97,7 @@ class Reader:
         return torch.tensor(rows, device=self.device)
 
     def _behind(self, head: list[int], rows: int, room: int) -> DynamicCache:
-        """A cache in which every row has read the head."""
+        """A cache in which every row starts with the prefix `head`."""
         if head != self._head:
             out = self.network(input_ids=self.tensor([head]), use_cache=True, logits_to_keep=1)
             self._head, self._pairs = head, [(layer.keys, layer.values) for layer in cache_of(out).layers]
@@ -107,7 +107,7 @@ class Reader:
 
 
 def _shared(prompts: list[list[int]]) -> int:
-    """How many ids all prompts start with, if it is worth a pass of its own; one id at least is left to each."""
+    """Length of the shared prefix if it is worth a pass of its own, else 0; each prompt keeps at least one id."""
     if len(prompts) == 1:
         return 0
     first, last = min(prompts), max(prompts)
@@ -117,7 +117,7 @@ def _shared(prompts: list[list[int]]) -> int:
 
 
 def _sees_everything(model: Any) -> bool:
-    """Padding between a shared prefix and the rest is invisible to full attention only, not to a sliding window."""
+    """Padding between a shared prefix and the rest is harmless only with full attention, not with a sliding window."""
     layers = getattr(model.config.get_text_config(), "layer_types", None)
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     return set(layers) == {"full_attention"} if layers else window is None

@@ -1,6 +1,6 @@
-"""Outputs that somebody already logged: lm-eval's `--log_samples`, Inspect's logs, our answers.jsonl, or id → text.
+"""Existing answers from a log: lm-eval's `--log_samples`, Inspect's logs, our answers.jsonl, or id → text.
 
-The first text of an item stands for its plain answer, further ones for samples; no other probe can be asked.
+The first text of an item is its plain answer, further ones are samples; no other probe can be asked.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from diagnose.records import EvalItem, Prompt
 
 TEXT_KEYS = ("text", "response", "output", "completion", "answer")
 IN_A_DIRECTORY = ("answers.jsonl", "samples_*.jsonl", "*.jsonl", "*.eval", "*.json")
-"""Which files of a directory are logs: those of the first pattern that fits any."""
+"""Which files of a directory are logs: those matching the first pattern that matches any."""
 SAMPLE = re.compile(r"samples/.*_epoch_\d+(\.json|/sample\.json)", re.DOTALL)
-"""Where a .eval archive keeps a sample; what else stands under samples/ are parts of long ones."""
+"""Where a .eval archive keeps a sample; other entries under samples/ are parts of long ones."""
 ZSTANDARD = 93
 """Compression that Inspect uses since 2026 and that `zipfile` cannot read before Python 3.14."""
 ALLOWED = (
-    "allowed: samples_*.jsonl of lm-eval --log_samples, a .eval or .json log of Inspect, our answers.jsonl, "
+    "allowed: samples_*.jsonl from lm-eval --log_samples, an Inspect log (.eval or .json), Gapwise's answers.jsonl, "
     'or JSONL of {"id": …, "text": …}'
 )
 Key = tuple[int, str]
-"""A file and an id in it: logs of two tasks count their items alike."""
+"""A file and an id in it: logs of two tasks may use the same ids."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Logged:
     id: str
     text: str
     draw: int | None = None
-    """Its place among the item's answers; None: behind those before it."""
+    """Its position among the item's answers; None: the next one in the file."""
     prompts: tuple[str, ...] = ()
-    """What may be the item's prompt, or the hash of it."""
+    """Texts that may be the item's prompt, or its hash."""
     hashed: bool = False
-    """The hash of the prompt is known, so that the id alone proves nothing."""
+    """The hash of the prompt is known, so a matching id alone is not enough."""
 
 
 class RecordedModel:
-    """Answers from a file."""
+    """Answers from a log."""
 
     batch_size = 1024
     max_new_tokens = 0
@@ -63,7 +63,7 @@ class RecordedModel:
         """Read the file or all logs of a directory.
 
         Raises:
-            BadInput: nothing there, or no known format.
+            BadInput: nothing there, or an unknown format.
         """
         self.path = Path(str(settings.path))
         self._files = _logs(self.path)
@@ -85,14 +85,14 @@ class RecordedModel:
 
     @property
     def prompt_format(self) -> dict[str, Any]:
-        """How the prompts were rendered is not known; the files are."""
+        """The prompt format is unknown; the log files are hashed instead."""
         return {"recorded": self._sha}
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
-        """Match the log to the items: by prompt, which an id only tells apart, else by id.
+        """Match the log to the items by prompt (the id only breaks ties), else by id.
 
         Raises:
-            BadInput: no item of the eval set was recorded, or one in several files.
+            BadInput: the log answers no item of the eval set, or several files answer the same item.
         """
         for item in items:
             if found := self._find(item):
@@ -101,16 +101,16 @@ class RecordedModel:
         if not self._by_item:
             theirs, ours = [name for _, name in list(self._texts)[:3]], [i.id for i in items[:3]]
             raise BadInput(
-                f"model.path={self.path}: no answer to any item; recorded ids {theirs}, the eval set has {ours}"
+                f"model.path={self.path}: no answer to any item; the log has ids {theirs}, the eval set has {ours}"
             )
         if any(len(texts) > 1 for texts in self._by_item.values()):
             self.lacks -= {Probe.SAMPLES, Probe.SELF_PAIRS}
         if {item.judge.kind for item in items if item.judge} == {"rule"}:
-            # A rule says of one text alone whether it is liked; a judge's noise shows on samples only.
+            # A rule decides on one text alone whether it is preferred; a judge's noise shows on samples only.
             self.lacks -= {Probe.PREFERENCE_JUDGED}
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
-        """Whatever was answered did fit."""
+        """Always: whatever was answered did fit."""
         return True
 
     def generate(
@@ -133,7 +133,7 @@ class RecordedModel:
         return out
 
     def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:
-        """Never asked: `lacks` names the probes that score."""
+        """Never called: `lacks` names the probes that score."""
         raise NotImplementedError("recorded answers have no log-probabilities")
 
     def _find(self, item: EvalItem) -> set[Key]:
@@ -155,7 +155,7 @@ def _logs(path: Path) -> list[Path]:
         return [path]
     files = next((found for pattern in IN_A_DIRECTORY if (found := sorted(path.glob(pattern)))), [])
     if not files:
-        raise BadInput(f"model.path={path}: holds no log; {ALLOWED}")
+        raise BadInput(f"model.path={path}: contains no log; {ALLOWED}")
     return files
 
 
@@ -172,7 +172,7 @@ def _read(path: Path) -> Iterator[Logged]:
             continue
         found = _row(row)
         if found is None:
-            raise BadInput(f"{where}: no id with an answer in it (found: {', '.join(row)}); {ALLOWED}")
+            raise BadInput(f"{where}: no id with an answer (found: {', '.join(row)}); {ALLOWED}")
         yield from found
 
 
@@ -184,7 +184,7 @@ def _archived(path: Path) -> Iterator[Any]:
                 if SAMPLE.fullmatch(entry.filename):
                     yield json.loads(_unpacked(archive, entry, path))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise BadInput(f"model.path={path}: not a log of Inspect: {error}; {ALLOWED}") from None
+        raise BadInput(f"model.path={path}: not an Inspect log: {error}; {ALLOWED}") from None
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> bytes:
@@ -195,7 +195,7 @@ def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> b
     with path.open("rb") as handle:
         handle.seek(entry.header_offset)
         local = handle.read(30)
-        # Behind the fixed part of the local header stand the name and an extra field; their lengths end it.
+        # The name and an extra field follow the fixed part of the local header, which ends with their lengths.
         handle.seek(int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little"), 1)
         packed = pyarrow.BufferReader(handle.read(entry.compress_size))
     with pyarrow.CompressedInputStream(packed, "zstd") as stream:
@@ -211,12 +211,12 @@ def _listed(path: Path) -> list[Any]:
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); {ALLOWED}") from None
     if not isinstance(log, dict) or not isinstance(log.get("samples"), list):
-        raise BadInput(f"{path}: holds no `samples`; {ALLOWED}")
+        raise BadInput(f"{path}: contains no `samples`; {ALLOWED}")
     return log["samples"]
 
 
 def _inspect(sample: Any, path: Path) -> list[Logged]:
-    """The answer of one sample; none where the sample ended with an error before the model said anything."""
+    """The answer of one sample; none if the sample ended with an error before the model answered."""
     try:
         output = sample["output"]
         said = output["choices"][0]["message"]["content"] if output["choices"] else None
@@ -224,7 +224,7 @@ def _inspect(sample: Any, path: Path) -> list[Logged]:
         asked = asked if isinstance(asked, str) else _text(asked[-1]["content"])
         key, draw = str(sample["id"]), int(sample["epoch"]) - 1
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise BadInput(f"{path}: not a sample of Inspect: {type(error).__name__}: {error}; {ALLOWED}") from None
+        raise BadInput(f"{path}: not an Inspect sample: {type(error).__name__}: {error}; {ALLOWED}") from None
     return [] if said is None else [Logged(key, output.get("completion") or _text(said), draw, (asked,))]
 
 
@@ -234,7 +234,7 @@ def _text(content: Any) -> str:
 
 
 def _row(row: dict[str, Any]) -> list[Logged] | None:
-    """What one line holds; None where it is no line of a known format."""
+    """The answers in one line; None if its format is unknown."""
     if "resps" in row and "doc" in row:
         return _lm_eval(row)
     if {"probe", "item", "draw", "text", "prompt"} <= row.keys():

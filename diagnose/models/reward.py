@@ -42,7 +42,7 @@ class RewardModel:
 
     @property
     def prompt_format(self) -> dict[str, Any]:
-        """Not part of any render contract: it reads texts."""
+        """A reward model reads texts; no prompt format is compared."""
         return {}
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
@@ -61,7 +61,7 @@ class RewardModel:
         temperature: float = 0.0,
         constraints: Sequence[Constraint] | None = None,
     ) -> list[list[Completion]]:
-        """Never asked: a reward model says nothing."""
+        """Never called: a reward model generates no text."""
         raise NotImplementedError("a reward model generates no text")
 
     def logprob(self, prompts: Sequence[Prompt], continuations: Sequence[str]) -> list[Score]:

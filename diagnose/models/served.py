@@ -1,7 +1,7 @@
 """Any OpenAI-compatible server (vLLM, llama.cpp, TGI, `transformers serve`): how probing scales past one machine.
 
-What a server does not offer is not faked: scoring needs `echo` with log-probabilities, forced answers need structured
-output, and both are tried once at the start; the probes that need them are then missing.
+What a server does not offer is not faked. Scoring needs `echo` with log-probabilities, constrained decoding needs
+structured output. Both are tried once at the start; if one fails, the probes that need it are missing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SAMPLE_CONSTRAINT: Constraint = {
     }
 }
 HELLO = Prompt((("user", "Hello."),))
-"""What a server is tried with: the first item may be too long for it."""
+"""What a server is tested with: the first item might be too long for it."""
 TOO_LONG = (
     "context length",
     "context_length",
@@ -44,14 +44,14 @@ TOO_LONG = (
     "must have less than",
     "`max_new_tokens` must be",
 )
-"""How OpenAI, vLLM, SGLang, llama.cpp and TGI say that a prompt does not fit."""
+"""How OpenAI, vLLM, SGLang, llama.cpp and TGI report that a prompt does not fit."""
 UNKNOWN = Score(None, 0)
-"""Of a text that the server does not score; not a loss, so that nothing is ranked by it."""
+"""For a text that the server does not score; None rather than a low score, so that nothing is ranked by it."""
 T = TypeVar("T")
 
 
 class _Refused(Exception):
-    """The server does not take this request; `reason` is `too_long` or `refused`."""
+    """The server rejects this request; `reason` is `too_long` or `refused`."""
 
     def __init__(self, reason: Finish, message: str) -> None:
         super().__init__(message)
@@ -59,10 +59,10 @@ class _Refused(Exception):
 
 
 class ServedModel:
-    """One model behind an HTTP endpoint; requests run side by side and are retried with backoff by the client."""
+    """One model behind an HTTP endpoint; requests run concurrently and are retried with backoff by the client."""
 
     def __init__(self, settings: ModelConfig, role: str = "model") -> None:
-        """`role` is the group of the configuration that messages name.
+        """`role` is the config group that messages name.
 
         Raises:
             BadInput: no base_url or name.
@@ -80,7 +80,7 @@ class ServedModel:
             max_retries=settings.retries,
         )
         self.chat = settings.api == "chat"
-        # In rows, of which one request brings up to 24: a batch must keep all connections busy.
+        # Counted in rows, and one request returns up to 24 of them: a batch must keep all connections busy.
         self.batch_size = settings.batch_size or 16 * settings.concurrency
         self.max_new_tokens = settings.max_new_tokens or 64
         self.device = f"{settings.base_url}"
@@ -92,7 +92,7 @@ class ServedModel:
 
     @property
     def prompt_format(self) -> dict[str, Any]:
-        """What can be seen of the render contract; the rest is null."""
+        """What is visible of the prompt format; the rest is null."""
         return {
             "tokenizer": None,
             "chat_template": None,
@@ -106,7 +106,7 @@ class ServedModel:
         }
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:
-        """Does it answer, and what does it offer?
+        """Does it answer, and which features does it support?
 
         Raises:
             BadInput: no usable answer to a first request.
@@ -120,12 +120,12 @@ class ServedModel:
             self.lacks |= DRAWN
         if not _fits_sample(self._tried(lambda: self._call(HELLO, 1, 0, 0.0, SAMPLE_CONSTRAINT)[0].text)):
             self.lacks |= {Probe.CONSTRAINED}
-        blind = "tokenizer, chat template, BOS and EOS of a served model cannot be seen, so they are not compared"
-        missing = f"; not offered, so missing: {', '.join(sorted(self.lacks))}" if self.lacks else ""
-        print(f"{self.settings.base_url}: {blind}{missing}", file=sys.stderr)
+        hidden = "tokenizer, chat template, BOS and EOS are not visible over the API and are not compared"
+        missing = f"; not supported by this server, so missing: {', '.join(sorted(self.lacks))}" if self.lacks else ""
+        print(f"{self.settings.base_url}: {hidden}{missing}", file=sys.stderr)
 
     def reach(self) -> None:
-        """Ask a first question.
+        """Send a first request.
 
         Raises:
             BadInput: no usable answer.
@@ -136,7 +136,7 @@ class ServedModel:
             raise BadInput(str(error)) from None
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
-        """The server knows; it answers `too_long` where a prompt does not fit."""
+        """Always: the server itself rejects a prompt that does not fit (`too_long`)."""
         return True
 
     def generate(
@@ -167,13 +167,13 @@ class ServedModel:
             with ThreadPoolExecutor(self.settings.concurrency) as pool:
                 return list(pool.map(work, wanted))
         except RunFailed as error:
-            kept = "what was answered so far is kept; the same command with the same out=DIR goes on from there"
+            kept = "what was answered so far is kept; the same command with the same out=DIR resumes from there"
             raise RunFailed(f"{error}\n  {kept}") from None
 
     def _ask(
         self, prompt: Prompt, key: str, n: int, first: int, temperature: float, constraint: Constraint | None
     ) -> list[Completion]:
-        """n samples in one call where the server gives n; else one call each."""
+        """n samples in one call if the server supports `n`, else one call each."""
         if n > 1 and self._several:
             with suppress(_Refused):
                 done = self._call(prompt, n, _seed(key, first), temperature, constraint)
@@ -219,11 +219,11 @@ class ServedModel:
     def _read(self, choice: Any, constraint: Constraint | None) -> Completion:
         text = choice.message.content if self.chat else choice.text
         if text is None or choice.finish_reason == "content_filter":
-            # A model that thinks first may be cut off before it says anything.
+            # A reasoning model may be cut off before it answers.
             return Completion("", 0, "cut_off" if choice.finish_reason == "length" else "refused")
         if constraint is not None and "choices" in constraint:
             text = _unquoted(text)
-        # Half a surrogate pair is valid JSON, but no file can hold it.
+        # An unpaired surrogate is valid JSON, but cannot be written to a file.
         text = text.encode("utf-8", "replace").decode()
         return Completion(text, 0, "length" if choice.finish_reason == "length" else "stop")
 
@@ -250,10 +250,10 @@ class ServedModel:
         return UNKNOWN if None in mine or not mine else Score(sum(mine), len(mine))
 
     def _request(self, create: Callable[..., Any], request: dict[str, Any]) -> Any:
-        """One request; a prompt that the server refuses is data, a server that fails is the end of the run.
+        """One request; a prompt that the server refuses is recorded, a server that fails ends the run.
 
         Raises:
-            _Refused: the server does not take it.
+            _Refused: the server rejects it.
             RunFailed: no usable answer after all retries.
         """
         import openai
@@ -276,23 +276,23 @@ class ServedModel:
     def _complaint(self, error: Exception) -> str:
         import openai
 
-        # `Connection error.` says nothing; what it comes from does.
+        # `Connection error.` is not informative; its cause is.
         told = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
         plain = f"; a base model without a chat template needs {self.role}.api=completions" if self.chat else ""
         return (
             f"{self.role}.base_url={self.settings.base_url}: no usable answer from {self.settings.name!r} with "
             f"{self.role}.retries={self.settings.retries}: {type(error).__name__}: {first_line(told)[:300]}\n"
-            f"  expected an OpenAI-compatible server; a key comes from ${self.settings.api_key_env}{plain}"
+            f"  expected an OpenAI-compatible server; the API key is read from ${self.settings.api_key_env}{plain}"
         )
 
     def _tell(self, refused: _Refused) -> None:
-        """Say once why items are unscored."""
+        """Report once why items are unscored."""
         if not self._told:
             self._told = True
             print(f"unscored as {refused.reason}: {refused}", file=sys.stderr)
 
     def _tried(self, work: Callable[[], T]) -> T | None:
-        """What an optional feature gives, or None where the server does not have it."""
+        """The result of an optional feature, or None if the server does not have it."""
         try:
             return work()
         except (RunFailed, _Refused):
@@ -320,11 +320,11 @@ def _unlike(answer: Any) -> ValueError:
 
 
 def _tail(tokens: Sequence[str], head: str, continuation: str) -> int:
-    """How many of the last echoed tokens hold the continuation; 0 where they do not say it.
+    """How many of the last echoed tokens make up the continuation; 0 if they do not contain it.
 
-    Counted from the end, because servers count a BOS token into `text_offset` (vLLM), or do not fill it (SGLang). A
-    token that straddles the border belongs to the continuation, as in HFModel. Where the texts of the tokens do not
-    add up to the prompt (sentencepiece loses spaces, a byte of a character is U+FFFD), bytes without spaces count.
+    Counted from the end, because servers include a BOS token in `text_offset` (vLLM) or leave it empty (SGLang). A
+    token that straddles the boundary belongs to the continuation, as in HFModel. If the token texts do not add up to
+    the prompt (sentencepiece drops spaces, a partial character is U+FFFD), bytes without spaces are counted.
     """
     said = "".join(tokens)
     exact = said.endswith(head + continuation)

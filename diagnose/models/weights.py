@@ -1,4 +1,4 @@
-"""What stands in a model's directory: tokenizer, weights, adapter; and the render contract that follows from it."""
+"""What is in a model's directory: tokenizer, weights, adapter; and the prompt format that follows from it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ ALLOWED = "expected a directory with config.json, weights as .safetensors (no pi
 
 
 def load_weights(kind: Any, path: str, key: str, allowed: str, **settings: Any) -> Any:
-    """A network of which every weight stands in the files; what is missing would silently be random."""
+    """A network of which every weight is in the files; what is missing would silently be random."""
     try:
-        network, told = kind.from_pretrained(
+        network, loaded = kind.from_pretrained(
             path,
             use_safetensors=True,
             trust_remote_code=False,
@@ -27,22 +27,22 @@ def load_weights(kind: Any, path: str, key: str, allowed: str, **settings: Any) 
             ignore_mismatched_sizes=True,
             **settings,
         )
-    except Exception as error:  # of transformers, of huggingface_hub, of safetensors; each is about what stands there
+    except Exception as error:  # of transformers, of huggingface_hub, of safetensors; each is about these files
         raise BadInput(f"{key}={path}: {first_line(error)}; {allowed}") from None
-    wrong = [name for name, *_ in told["mismatched_keys"]] + sorted(told["missing_keys"])
+    wrong = [name for name, *_ in loaded["mismatched_keys"]] + sorted(loaded["missing_keys"])
     if wrong:
         raise BadInput(
             f"{key}={path}: not the weights of the {type(network).__name__} that config.json describes: "
-            f"{len(wrong)} missing or of another shape, {wrong[0]} the first; {allowed}"
+            f"{len(wrong)} missing or of another shape (first: {wrong[0]}); {allowed}"
         )
     return network
 
 
 def placed(network: Any, device: str) -> Any:
-    """The network on its device, ready to be asked.
+    """The network on its device, in eval mode.
 
     Raises:
-        BadInput: there is no such device here.
+        BadInput: this machine has no such device.
     """
     try:
         return network.to(device).eval()
@@ -52,27 +52,29 @@ def placed(network: Any, device: str) -> Any:
 
 
 def with_adapter(model: Any, path: str) -> Any:
-    """The model behind a LoRA adapter of which every weight stands in the files.
+    """The model behind a LoRA adapter of which every weight is in the files.
 
     Raises:
-        BadInput: no adapter saved by PEFT, or one of another base.
+        BadInput: no adapter saved by PEFT, or one for another base.
     """
     from peft import PeftModel, get_peft_model_state_dict
     from peft.utils import load_peft_weights
 
     for names in (("adapter_config.json",), ("adapter_model.safetensors", "adapter_model.bin")):
         if not any((Path(path) / name).is_file() for name in names):
-            raise BadInput(f"model.adapter={path}: holds no {names[0]}; expected a directory saved by PEFT")
+            raise BadInput(f"model.adapter={path}: contains no {names[0]}; expected a directory saved by PEFT")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an attribute's old name
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT uses a deprecated attribute of transformers
             adapted = PeftModel.from_pretrained(model, path)
         wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         missing = set(wanted) - set(load_peft_weights(path, device="cpu"))
-    except Exception as error:  # of PEFT, of safetensors, of the JSON inside; each is about this directory
+    except Exception as error:  # from PEFT, safetensors or the JSON inside; each is about this directory
         raise BadInput(f"model.adapter={path}: does not fit this base: {first_line(error)}") from None
     if missing:
-        raise BadInput(f"model.adapter={path}: does not fit this base: lacks {len(missing)} weights, {min(missing)}")
+        raise BadInput(
+            f"model.adapter={path}: does not fit this base: {len(missing)} weights missing (first: {min(missing)})"
+        )
     return adapted
 
 
@@ -80,7 +82,7 @@ def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
     """The tokenizer with the end token that the settings name.
 
     Raises:
-        BadInput: no tokenizer there, or `model.eos_token` is not a token of it.
+        BadInput: no tokenizer there, or `model.eos_token` is not in its vocabulary.
     """
     from transformers import AutoTokenizer
     from transformers.utils import logging
@@ -92,12 +94,12 @@ def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
         raise BadInput(f"{key}={path}: no such directory; {ALLOWED}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # of transformers, of huggingface_hub, of tokenizers; each is about what stands there
-        raise BadInput(f"{key}={path}: no tokenizer to load: {first_line(error)}; {ALLOWED}") from None
+    except Exception as error:  # of transformers, of huggingface_hub, of tokenizers; each is about these files
+        raise BadInput(f"{key}={path}: cannot load a tokenizer: {first_line(error)}; {ALLOWED}") from None
     if settings.eos_token:
         if settings.eos_token not in tokenizer.get_vocab():
             allowed = ", ".join(tokenizer.all_special_tokens)
-            raise BadInput(f"model.eos_token={settings.eos_token!r}: not a token; special tokens here: {allowed}")
+            raise BadInput(f"model.eos_token={settings.eos_token!r}: not in the vocabulary; special tokens: {allowed}")
         tokenizer.eos_token = settings.eos_token
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -121,7 +123,7 @@ def end_ids(settings: ModelConfig, tokenizer: Any, model: Any = None) -> set[int
 
 
 def prompt_format_of(settings: ModelConfig, tokenizer: Any, ends: set[int]) -> dict[str, Any]:
-    """The render contract of a local model."""
+    """The prompt format of a local model."""
     vocabulary = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
     return {
         "tokenizer": hashlib.sha256(vocabulary.encode()).hexdigest()[:16],

@@ -78,7 +78,7 @@ class AnswerLog:
             self._read()
 
     def part(self, items: set[str], probes: set[str] | None = None) -> AnswerLog:
-        """What it knows of some items, and of texts that stand for no item (priors); `probes`: these only."""
+        """What it knows of some items, and of texts that belong to no item (priors); `probes`: these only."""
         out = copy.copy(self)
         out._answers = defaultdict(lambda: defaultdict(dict))
         for probe in self._answers if probes is None else probes & set(self._answers):

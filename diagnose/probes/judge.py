@@ -88,7 +88,7 @@ class Judges:
         return out
 
     def _settings(self, model: Any) -> ModelConfig:
-        """A row may name a local model or a hub name; servers and keys stand in the configuration only."""
+        """A row may name a local model or a hub name; servers and keys come from the configuration only."""
         if model is None:
             if not (self.settings.path or self.settings.base_url):
                 raise BadInput("judge.path: missing; rows ask for a judge model: judge.path=DIR, or judge.kind=openai")

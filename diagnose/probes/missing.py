@@ -1,4 +1,4 @@
-"""What the data and the probes at hand cannot show of a slice."""
+"""What the data and the enabled probes cannot show of a slice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diagnose.records import EvalItem
 
 
 def missing_probes(items: list[EvalItem], evalset: EvalSet, settings: ProbesConfig, name: str) -> tuple[str, ...]:
-    """What cannot be distinguished in a slice with the data and probes at hand: the `missing` of diagnosis.json."""
+    """What cannot be distinguished in a slice with these data and probes: the `missing` of diagnosis.json."""
     out = [] if any(i.graded for i in items) else ["content"]
     out += [] if any(separates_content(i) for i in items) else ["format"]
     for entry in TABLE:

@@ -183,7 +183,7 @@ def _slice_view(v: SliceVerdict, k: int, with_items: bool) -> dict[str, Any]:
 
 
 def _chip(v: SliceVerdict) -> str:
-    """The class whose colour and letter stand beside the verdict; where there is no one class, a letter."""
+    """The class whose colour and letter are shown beside the verdict; where there is no single class, a letter."""
     name = f"{v.verdict}_{v.kind}" if v.kind else v.verdict
     return name if name in CLASSES else {"mixed": "M", "knowledge": "K"}.get(v.verdict, "?")
 
@@ -329,7 +329,7 @@ def _pct(share: float) -> str:
 
 
 def _prose(text: str) -> Markup:
-    """Our own sentences: escaped all the same, with `names` as code."""
+    """Our own sentences: escaped as well, with `names` as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(visible(text)))))
 
 
@@ -367,6 +367,6 @@ def _block(command: str) -> Markup:
 
 
 def _markdown_prose(text: str) -> Markup:
-    """Our own sentences: escaped all the same, with `names` as code."""
+    """Our own sentences: escaped as well, with `names` as code."""
     parts = re.split(r"`([^`]+)`", text)
     return Markup("".join(_code(part) if k % 2 else _inert(f"{part}") for k, part in enumerate(parts)))

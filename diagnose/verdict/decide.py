@@ -42,18 +42,18 @@ def _verdict(
     name: str, items: list[EvalItem], log: AnswerLog, found: Attribution, rule: RuleConfig, graders: Controls
 ) -> SliceVerdict:
     plain = {i.id: log.get(Probe.PLAIN, i.id) for i in items}
-    doubted = set(found.suspect[name])
+    suspect = set(found.suspect[name])
     scored = [i for i in items if readable(i, log)]
-    trusted = [i for i in scored if i.id not in doubted]
+    trusted = [i for i in scored if i.id not in suspect]
     cut_off = [i for i in trusted if plain[i.id].reason == "truncated"]
     graded = [i for i in scored if plain[i.id].strict is not None]
     draws = found.draws[name]
     kinds = Counter(i.grader.kind for i in items)
     grader = graders.get(kinds.most_common(1)[0][0], {}) if kinds else {}
     error = grader.get("rejects_gold") or 0.0
-    unsure = (len(doubted) + len(cut_off)) / max(len(scored), 1)
+    unsure = (len(suspect) + len(cut_off)) / max(len(scored), 1)
     verdict, kind, p_verdict, p_classes = decide(draws, len(trusted), found.missing[name], rule, error, unsure)
-    # Where the items at hand would suffice but for those that cannot be read, more of them would not help.
+    # Where the items would suffice but for those that cannot be read, more of them would not help.
     enough = unsure and decide(draws, len(trusted), found.missing[name], rule, error)[0] != "insufficient"
     content = [plain[i.id].lenient for i in graded if plain[i.id].lenient is not None]
     lenient = rate(sum(map(bool, content)), len(content))
@@ -161,10 +161,10 @@ def _kind(draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> Kind:
     shares = _believed(top, len(KNOWLEDGE), rule)
     best = int(np.argmax(shares))
     kind = KINDS[best]
-    blind = (
+    undetermined = (
         "misfit" in missing or (kind == "absent" and "context" in missing) or (kind == "latent" and "ranked" in missing)
     )
-    return kind if shares[best] >= rule.claim and not blind else "unresolved"
+    return kind if shares[best] >= rule.claim and not undetermined else "unresolved"
 
 
 def _needs(draws: Array, n: int, rule: RuleConfig) -> int:

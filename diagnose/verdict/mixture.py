@@ -100,8 +100,8 @@ def _without_judge(
 def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConfig) -> Iterator[str]:
     """Slices in which a probe saw something else than the templates of the classes named for their items expect.
 
-    The rates of the classes move with the data; where a render is wrong or a model refuses, they can move so far that a
-    class means what it is not. The templates do not move.
+    The rates of the classes move with the data; where a prompt format is wrong or a model refuses,
+    they can move so far that a class means what it is not. The templates do not move.
     """
     asked = {p: seen.levels[p][:, 0] for p in LEVELS}
     asked |= {p: seen.wins[p] for p in WINS if p is not Probe.PREFERENCE_JUDGED}
