@@ -113,7 +113,7 @@ class ProbesConfig:
 
 @dataclass
 class RuleConfig:
-    """What a user would tune of the verdict and the recommendation; values and sources are in conf/rule/."""
+    """The tunable thresholds and priors of the verdict and the recommendation; values and sources are in conf/rule/."""
 
     tau: float = 0.1
     min_items: int = 16
@@ -171,7 +171,7 @@ class WandbConfig:
     mode: str = "offline"
     project: str = "gapwise"
     group: str | None = None
-    """null: the decision_id of the diagnosis, so that everything about one decision is grouped."""
+    """null: the decision_id of the diagnosis, so that all runs about one decision are grouped."""
 
 
 @dataclass

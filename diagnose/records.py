@@ -58,7 +58,7 @@ class Grader:
     tolerance: float = 0.0
     """number: absolute."""
     marker: str | None = None
-    """number: what precedes the final number."""
+    """number: the text before the final number."""
     instructions: Any = None
     """instructions: [{"id": IFEval's name, …arguments}]."""
     model: str | None = None
@@ -105,7 +105,7 @@ class EvalItem:
     cluster: str | None = None
     group: str | None = None
     annotations: tuple[tuple[str, str], ...] = ()
-    """(annotator, label) pairs: which of two answers each of them prefers, in whatever words."""
+    """(annotator, label) pairs: which of two answers each annotator prefers, in any vocabulary."""
 
     @property
     def judge(self) -> Judge | None:
@@ -123,6 +123,11 @@ class EvalItem:
     def wanted(self) -> str | None:
         """The answer that production would prefer; a regex target is only what the pattern captures."""
         return self.chosen or (self.targets[0] if self.targets and self.grader.kind != "regex" else None)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Every answer that counts as right: the targets and the preferred one."""
+        return (*self.targets, self.chosen) if self.chosen else self.targets
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -176,7 +181,7 @@ class Attribution:
     floors: dict[str, dict[str, float]]
     """slice → measured rates of controls and guesses."""
     suspect: dict[str, tuple[str, ...]]
-    """slice → ids of the items whose reference answer the evidence contradicts; they take no part."""
+    """slice → ids of the items with suspect reference answers; the mixture excludes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,13 +213,13 @@ class SliceVerdict:
     """The lenient rate corrected for the grader's measured errors (Rogan and Gladen 1978); k is not a count."""
     preferred: Rate | None
     robust: Rate | None
-    """Of the paraphrases that were asked: how many are graded like the original."""
+    """The share of paraphrases that are graded like the original."""
     waterfall: dict[str, float]
     floors: dict[str, float]
     missing: tuple[str, ...]
     unread: dict[str, int]
     suspect: tuple[str, ...]
-    """Ids of the items whose reference answer the evidence contradicts: in the rates, not in the mixture."""
+    """Ids of the items with suspect reference answers: counted in the rates, excluded from the mixture."""
     evidence: list[dict[str, str]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,13 @@ def rate(k: int, n: int, level: float = 0.95) -> Rate:
         return Rate(k=k, n=n, low=None, high=None)
     low, high = proportion_confint(k, n, 1 - level, "jeffreys")
     return Rate(k=k, n=n, low=0.0 if k == 0 else float(low), high=1.0 if k == n else float(high))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979)."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(ps, method="holm")[1]] if ps else []
 
 
 def nominal_alpha(counts: np.ndarray) -> float | None:

@@ -34,7 +34,7 @@ def hydra_list(names: list[str]) -> str:
 
 
 def printable(text: str) -> str:
-    """Text from files must not act on a terminal: no escape sequence, no direction mark, no endless line."""
+    """Text from files must not control a terminal: no escape sequence, no direction mark, no endless line."""
     lines = ("".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line) for line in text.split("\n"))
     return "\n".join(line if len(line) <= LONGEST else f"{line[:LONGEST]}…" for line in lines)
 

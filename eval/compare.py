@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, permutation_test, t
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from diagnose.grading.grade import normal
+from diagnose.grading.content import normal
 from diagnose.probes.table import Probe
 from diagnose.records import EvalItem
+from diagnose.stats import holm
 from eval.config import GateConfig
 from eval.measure import ARM_PROBE, Measurement
 from eval.records import Change, Outcome, Role, RunResult, SliceDelta
@@ -213,11 +213,8 @@ def _slice_verdict(
 
 def _holm(deltas: list[SliceDelta]) -> list[SliceDelta]:
     """Holm's correction over the slices of one run; a change that does not survive it is a tie."""
-    tested = [d for d in deltas if d.p is not None]
-    if not tested:
-        return deltas
-    corrected = multipletests([d.p for d in tested], method="holm")[1]
-    by_slice = {d.slice: float(p) for d, p in zip(tested, corrected, strict=True)}
+    tested = {d.slice: d.p for d in deltas if d.p is not None}
+    by_slice = dict(zip(tested, holm(list(tested.values())), strict=True))
     out = []
     for d in deltas:
         p = by_slice.get(d.slice)

@@ -118,20 +118,32 @@ SHAPE: list[Rows] = [
     ("nested schema", JSONL, schema({"not": {}}).replace(b"{}", b'{"not": ' * 800 + b"{}" + b"}" * 800), ":1", "deep"),
     ("huge integer", JSONL, b'{"id": ' + b"9" * 5000 + b"}", ":1", "too many digits"),
     ("huge number as target", JSONL, graded("number", target="9" * 400), ":1 (a)", "fail their own number grader"),
-    ("row over the limit", JSONL, line(prompt="x" * 20 * 2**20), ":1", "more than 16 MB"),
-    ("row over the limit, CSV", "set.csv", b"prompt,target\n" + b"x" * 20 * 2**20 + b",y", ":2", "more than 16 MB"),
+    ("row over the limit", JSONL, line(prompt="x" * 20 * 2**20), ":1", "row larger than 16 MB"),
+    (
+        "row over the limit, CSV",
+        "set.csv",
+        b"prompt,target\n" + b"x" * 20 * 2**20 + b",y",
+        ":2",
+        "row larger than 16 MB",
+    ),
     ("row over the limit, list", "set.json", b'["' + b"x" * 20 * 2**20 + b'"]', ": element 1", "a str"),
-    ("cell over the limit", "set.json", b"[" + line(target="x" * 17 * 2**20) + b"]", ": element 1", "more than 16 MB"),
-    ("empty file", JSONL, b"", "", "is empty; expected one row a line"),
-    ("blank lines", JSONL, b"\n \n\n", "", "holds no rows"),
-    ("byte order mark alone", "set.csv", b"\xef\xbb\xbf", "", "holds no rows"),
+    (
+        "cell over the limit",
+        "set.json",
+        b"[" + line(target="x" * 17 * 2**20) + b"]",
+        ": element 1",
+        "row larger than 16 MB",
+    ),
+    ("empty file", JSONL, b"", "", "is empty; expected one row per line"),
+    ("blank lines", JSONL, b"\n \n\n", "", "contains no rows"),
+    ("byte order mark alone", "set.csv", b"\xef\xbb\xbf", "", "contains no rows"),
     ("NUL bytes", JSONL, line() + b'\n{"id": "b\x00"}', ":2", "NUL bytes at byte 9 (UTF-16?); expected UTF-8 text"),
     ("NUL bytes, CSV", "set.csv", b"prompt,target\na,b\nx\x00,b", ":3", "NUL bytes"),
     ("UTF-16 with a mark", JSONL, line().decode().encode("utf-16"), ":1", "UTF-16; save the file as UTF-8"),
     ("UTF-16 without", JSONL, line().decode().encode("utf-16-le"), ":1", "(UTF-16?); expected UTF-8 text"),
     ("latin-1", JSONL, line() + '\n{"prompt": "é"}'.encode("latin-1"), ":2", "not UTF-8"),
     ("latin-1, CSV", "set.csv", "prompt,target\na,b\né,b".encode("latin-1"), ":3", "not UTF-8"),
-    ("half a surrogate pair", JSONL, line(prompt="\ud800"), ":1", "half a surrogate pair"),
+    ("half a surrogate pair", JSONL, line(prompt="\ud800"), ":1", "unpaired surrogate"),
     ("ragged CSV", "set.csv", b'prompt,target\n"a\nb",c\nd\n', ":4", "1 cells; the header has 2: prompt, target"),
     ("form feed in CSV", "set.csv", b"prompt,target\na\x0cb,c\nd,e,f\n", ":3", "3 cells; the header has 2"),
     ("doubled header", "set.csv", b"prompt,prompt\na,b\n", ":1", "duplicate column name"),
@@ -152,27 +164,33 @@ FIELDS: list[Rows] = [
     ("no prompt", JSONL, line(prompt=...), ":1", "no prompt and no messages; found: id, slice, target"),
     ("no target", JSONL, line(target=...), ":1", "neither target nor chosen; the exact grader needs one"),
     ("empty target", JSONL, line(target=""), ":1", "target is empty"),
-    ("empty target in a list", JSONL, line(target=["a", " "]), ":1", "target holds an empty text"),
-    ("target is an object", JSONL, line(target={"a": 1}), ":1", "target holds a dict; expected text"),
-    ("target is true", JSONL, line(target=True), ":1", "target holds a bool"),
+    ("empty target in a list", JSONL, line(target=["a", " "]), ":1", "target contains an empty string"),
+    ("target is an object", JSONL, line(target={"a": 1}), ":1", "target contains a dict; expected text"),
+    ("target is true", JSONL, line(target=True), ":1", "target contains a bool"),
     ("white space chosen", JSONL, line(target=..., chosen=" "), ":1", "chosen is empty"),
     ("empty slice", JSONL, line(slice=""), ":1", "slice is empty"),
-    ("id is a list", JSONL, line(id=[1]), ":1", "id is [1]; expected a text or a number"),
-    ("target among the distractors", JSONL, line(distractors=["Quorn", "Oakford"]), ":1", "is target and distractor"),
-    ("empty distractor", JSONL, line(distractors=["Quorn", ""]), ":1", "distractors holds an empty text"),
+    ("id is a list", JSONL, line(id=[1]), ":1", "id is [1]; expected a string or a number"),
+    (
+        "target among the distractors",
+        JSONL,
+        line(distractors=["Quorn", "Oakford"]),
+        ":1",
+        "is both target and distractor",
+    ),
+    ("empty distractor", JSONL, line(distractors=["Quorn", ""]), ":1", "distractors contains an empty string"),
     ("duplicate id", JSONL, line(id=1) + b"\n" + line(id="1"), ":2", "duplicate id '1' (also at"),
     ("chat and plain", JSONL, line() + b"\n" + said("user", "x").replace(b'"a"', b'"b"'), ":2", "has messages, while"),
     ("messages is a text", JSONL, line(prompt=..., messages="x"), ":1", "messages must be"),
     ("message without role", JSONL, line(prompt=..., messages=[{"content": "x"}]), ":1", "messages must be"),
     ("content is a list", JSONL, said("user", ["x"]), ":1", "messages must be"),
-    ("ends with the answer", JSONL, said("assistant", "x"), ":1", "ends before the answer"),
+    ("ends with the answer", JSONL, said("assistant", "x"), ":1", "ending before the answer"),
     ("empty message", JSONL, said("user", " "), ":1", "messages must be"),
 ]
 GRADERS: list[Rows] = [
     ("unknown grader", JSONL, graded("bleu"), ":1", "grader kind 'bleu'; allowed: exact, regex, number"),
     ("misspelt grader key", JSONL, graded("number", _tolerence=1), ":1", "grader.tolerence: unknown key; allowed:"),
     ("negative tolerance", JSONL, graded("number", _tolerance=-1), ":1", "tolerance is -1; expected a number"),
-    ("marker is a number", JSONL, graded("number", _marker=4), ":1", "grader.marker is 4; expected a text"),
+    ("marker is a number", JSONL, graded("number", _marker=4), ":1", "grader.marker is 4; expected a string"),
     ("schema of no type", JSONL, schema({"type": "strin"}), ":1", "not a JSON Schema: 'strin'"),
     ("schema is a list", JSONL, schema([1]), ":1", "a list, not a JSON Schema"),
     (
@@ -180,9 +198,9 @@ GRADERS: list[Rows] = [
         JSONL,
         schema({"properties": {"a": {"$ref": "#/x"}}}),
         ":1",
-        "not a JSON Schema: it holds",
+        "not a JSON Schema: unresolvable reference",
     ),
-    ("schema of itself", JSONL, schema({"$ref": "#"}), ":1", "refers to itself without end"),
+    ("schema of itself", JSONL, schema({"$ref": "#"}), ":1", "endlessly recursive"),
     (
         "pattern with a backreference",
         JSONL,
@@ -304,7 +322,7 @@ def test_a_large_row_costs_no_more_than_the_limit(tmp_path: Path, rule: RuleConf
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert code == 2 and f"{path}:1: a row of more than 16 MB" in message
+    assert code == 2 and f"{path}:1: row larger than 16 MB" in message
     assert peak < 3 * MAX_ROW_BYTES
 
 
@@ -357,7 +375,7 @@ def test_datasets(tmp_path: Path, rule: RuleConfig, make: Callable[[Path], None]
 
 CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("unknown probe", {"probes__enabled": ["plain", "magic"]}, "probes.enabled: unknown ['magic']; allowed: plain, "),
-    ("plain not enabled", {"probes__enabled": ["few_shot"]}, "`plain` must be among them"),
+    ("plain not enabled", {"probes__enabled": ["few_shot"]}, "must include `plain`"),
     ("budget misspelt", {"probes__budget": "adaptiv"}, "probes.budget=adaptiv: allowed: full, adaptive"),
     ("endless budget", {"probes__budget": "adaptive", "probes__more_items": 0}, "probes.more_items=0: allowed: 1 or"),
     ("negative samples", {"probes__more_samples": -1}, "probes.more_samples=-1: allowed: 0 or more"),
@@ -365,7 +383,7 @@ CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("kind misspelt", {"model__kind": "hg"}, "model.kind=hg: allowed: hf, openai, recorded"),
     ("wrong dtype", {"model__dtype": "fp32"}, "model.dtype=fp32: allowed: auto, float32, bfloat16, float16"),
     ("dtype that is none", {"model__dtype": "nn"}, "model.dtype=nn: allowed"),
-    ("empty stop string", {"model__stop": [""]}, "model.stop: holds an empty text"),
+    ("empty stop string", {"model__stop": [""]}, "model.stop: contains an empty string"),
     ("no new tokens", {"model__max_new_tokens": 0}, "model.max_new_tokens=0: allowed: 1 or more"),
     ("negative seed", {"seed": -1}, "seed=-1: allowed: 0 or more"),
     ("thresholds that cross", {"rule__best_low": 0.7}, "rule.best_low=0.7: must be less than rule.best_high=0.65"),
@@ -399,7 +417,7 @@ def test_an_output_in_a_file(tmp_path: Path, rule: RuleConfig, out: str) -> None
     write(tmp_path, GOOD)
     (tmp_path / "file").write_text("mine")
     code, message = ends(settings(tmp_path, rule, out=str(tmp_path / out)))
-    assert code == 2 and "is or lies in a file; choose a directory" in message
+    assert code == 2 and "is a file or inside one; choose a directory" in message
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -407,13 +425,17 @@ def test_an_output_in_a_file(tmp_path: Path, rule: RuleConfig, out: str) -> None
 def test_an_output_that_cannot_be_written_is_refused_before_the_model_is_read(tmp_path: Path, rule: RuleConfig) -> None:
     write(tmp_path, GOOD)
     code, message = ends(settings(tmp_path, rule, out="/proc/gapwise", model__path="nowhere"))
-    assert code == 2 and message == "out=/proc/gapwise: nothing can be written there; choose another directory"
+    assert code == 2 and message == "out=/proc/gapwise: not writable; choose another directory"
 
 
 COMMANDS: list[tuple[str, list[str], str]] = [
     ("unknown key", ["model.pth=x"], "model.pth: unknown setting; allowed: kind, path"),
     ("unknown key that is added", ["+evalset.pth=x"], "evalset.pth: unknown setting; allowed: path"),
-    ("column misspelt", ["evalset.columns.promt=question"], "evalset.columns.promt: no field of an eval item; allowed"),
+    (
+        "column misspelt",
+        ["evalset.columns.promt=question"],
+        "evalset.columns.promt: not a field of an eval item; allowed",
+    ),
     ("wrong type", ["seed=many"], "seed=many: Value 'many' of type 'str' could not be converted to Integer"),
     ("unknown option of a group", ["model=gpt9"], "model=gpt9: no such file in conf/model; allowed: demo, "),
     (
@@ -427,7 +449,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("negative seed", ["seed=-1"], "seed=-1: allowed: 0 or more"),
     ("out in a sweep", ["-m", "out=OUT", "seed=0,1"], "out: one directory cannot hold the jobs of a sweep"),
     ("unknown probe", ["probes.enabled=[plain,magic]"], "unknown ['magic']; allowed: plain, few_shot"),
-    ("plain not enabled", ["probes.enabled=[few_shot]"], "`plain` must be among them"),
+    ("plain not enabled", ["probes.enabled=[few_shot]"], "must include `plain`"),
     ("budget misspelt", ["probes.budget=ful"], "probes.budget=ful: allowed: full, adaptive"),
     ("kind misspelt", ["model.kind=openia"], "model.kind=openia: allowed: hf, openai, recorded"),
     (
@@ -528,8 +550,8 @@ MODELS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("missing", lambda f: f, "no such directory; expected a directory with config.json"),
     ("a file", lambda f: MODEL / "config.json", "no such directory"),
     ("no weights", lambda f: clone(f, "model.safetensors"), "no file named model.safetensors"),
-    ("no tokenizer", lambda f: clone(f, "tokenizer.json", "tokenizer_config.json"), "no tokenizer to load"),
-    ("tokenizer is a list", lambda f: clone(f, tokenizer__json=[]), "no tokenizer to load"),
+    ("no tokenizer", lambda f: clone(f, "tokenizer.json", "tokenizer_config.json"), "cannot load a tokenizer"),
+    ("tokenizer is a list", lambda f: clone(f, tokenizer__json=[]), "cannot load a tokenizer"),
     ("no config", lambda f: clone(f, "config.json"), "model_type"),
     ("config is no JSON", lambda f: clone(f, config__json=b"{nope"), "not a valid JSON file"),
     ("config is a list", lambda f: clone(f, config__json=[]), "model.path="),
@@ -566,17 +588,17 @@ MODELS: list[tuple[str, Callable[[Path], Any], str]] = [
     (
         "chat template that refuses",
         lambda f: clone(f, **{"chat_template.jinja": TURNS}),
-        "does not take user: roles must alternate",
+        "does not accept user: roles must alternate",
     ),
     ("broken chat template", lambda f: clone(f, **{"chat_template.jinja": b"{% for %}"}), "its chat template"),
     ("unknown device", lambda f: {"device": "foo"}, "model.device=foo: "),
     (
         "unknown end token",
         lambda f: {"eos_token": "<zork>"},
-        "model.eos_token='<zork>': not a token; special tokens here",
+        "model.eos_token='<zork>': not in the vocabulary; special tokens",
     ),
-    ("no adapter", lambda f: {"adapter": str(f)}, "holds no adapter_config.json"),
-    ("adapter without weights", lambda f: adapter(f, None), "holds no adapter_model.safetensors"),
+    ("no adapter", lambda f: {"adapter": str(f)}, "contains no adapter_config.json"),
+    ("adapter without weights", lambda f: adapter(f, None), "contains no adapter_model.safetensors"),
     (
         "adapter of another width",
         lambda f: adapter(f, lora(64)),
@@ -587,7 +609,7 @@ MODELS: list[tuple[str, Callable[[Path], Any], str]] = [
         lambda f: adapter(f, lora(192), target_modules=["c_attn"]),
         "not found in the base model",
     ),
-    ("adapter of one layer", lambda f: adapter(f, lora(192)), "does not fit this base: lacks 6 weights"),
+    ("adapter of one layer", lambda f: adapter(f, lora(192)), "does not fit this base: 6 weights missing"),
     (
         "adapter of no type",
         lambda f: adapter(f, lora(192), peft_type="ZORK"),
@@ -685,7 +707,7 @@ def test_one_prompt_longer_than_the_window_is_unscored_and_the_run_goes_on(tmp_p
 def test_a_slice_of_which_every_prompt_is_longer_is_an_error(tmp_path: Path, rule: RuleConfig) -> None:
     write(tmp_path, GOOD, GOOD | {"id": "long", "prompt": "home " * 400, "slice": "letters"})
     code, message = ends(settings(tmp_path, rule))
-    assert code == 2 and "no prompt of letters fits the model's window" in message
+    assert code == 2 and "no prompt of letters fits the model's context window" in message
     assert not (tmp_path / "out").exists()
 
 
@@ -743,7 +765,7 @@ def test_a_full_disk_ends_with_one_sentence_and_loses_nothing(
     out, done = full_disk
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and "File too large" in done.stderr
-    assert "the same command with the same out=DIR resumes from here" in done.stderr
+    assert "repeat the command with the same out=DIR; it resumes from here" in done.stderr
     assert json.loads((out / "run.json").read_text())["status"] == "running"
     assert not (out / "diagnosis.json").exists()
     left = (out / "answers.jsonl").read_bytes()
@@ -772,9 +794,7 @@ def test_a_file_that_finds_no_room_leaves_no_part_behind(tmp_path: Path) -> None
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
     try:
-        with pytest.raises(
-            RunFailed, match="report.html: cannot be written: File too large; nothing before it is lost"
-        ):
+        with pytest.raises(RunFailed, match="report.html: cannot be written: File too large; earlier results are kept"):
             write_whole(tmp_path / "report.html", "x" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)

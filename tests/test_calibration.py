@@ -20,8 +20,8 @@ from diagnose.errors import BadInput
 from diagnose.items.evalset import EvalSet, read_evalset
 from diagnose.models.base import Score
 from diagnose.probes.answers import AnswerLog, cramped
-from diagnose.probes.contexts import oracles
 from diagnose.probes.judge import judgements
+from diagnose.probes.oracle_contexts import oracles
 from diagnose.probes.prompts import plain
 from diagnose.records import CLASSES, EvalItem, Grader, Judge
 from diagnose.verdict.calibration import FITTED, calibrated, read_calibration, version_for

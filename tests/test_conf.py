@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -179,3 +180,23 @@ def test_paths_of_checked_in_configs_exist() -> None:
     assert isinstance(config, DiagnoseConfig)
     for path in (config.model.path, config.evalset.path, config.data.sft, config.data.preferences, config.data.prompts):
         assert path is not None and (ROOT / Path(path)).exists(), path
+
+
+def test_alpaca_rows_are_read_with_and_without_an_input(tmp_path: Path) -> None:
+    from train.data import read_training
+
+    path = tmp_path / "alpaca.json"
+    rows = [
+        {"instruction": "Add.", "input": "1 and 2", "output": "3"},
+        {"instruction": "Say yes.", "input": "", "output": "yes"},
+        {"instruction": "Say no.", "output": "no"},
+    ]
+    path.write_text(json.dumps(rows))
+    config = composed("train", "data=alpaca", f"data.sft={path}")
+    assert isinstance(config, TrainConfig)
+    read = read_training(config.data, "sft", None, set())["sft"].rows
+    assert [(row["prompt"][0][1], row["completion"]) for row in read] == [
+        ("Add.\n\n1 and 2", "3"),
+        ("Say yes.", "yes"),
+        ("Say no.", "no"),
+    ]

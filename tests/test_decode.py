@@ -319,7 +319,7 @@ def test_forced_answers_have_the_form_whatever_the_model_likes(model: HFModel) -
 
 
 def test_a_schema_that_cannot_be_followed_is_named(model: HFModel) -> None:
-    with pytest.raises(BadInput, match="cannot be forced"):
+    with pytest.raises(BadInput, match="cannot be constrained"):
         model.generate(PROMPTS[:1], KEYS[:1], constraints=[{"schema": {"type": "string", "pattern": "(?=x)y"}}])
 
 
@@ -335,11 +335,11 @@ def test_the_demo_ends_as_configured(model: HFModel) -> None:
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"path": DEMO, "eos_token": "<nope>"}, "not a token"),
+        ({"path": DEMO, "eos_token": "<nope>"}, "not in the vocabulary"),
         ({"path": DEMO, "dtype": "float31"}, "model.dtype=float31"),
         ({"path": DEMO, "adapter": "nowhere"}, "no adapter_config.json"),
         ({"path": "./nowhere"}, "no such directory"),
-        ({"path": str(Path(DEMO).parent)}, "no tokenizer"),
+        ({"path": str(Path(DEMO).parent)}, "cannot load a tokenizer"),
     ],
 )
 def test_models_that_cannot_be_loaded_are_named(settings: dict[str, str], says: str) -> None:

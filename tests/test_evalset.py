@@ -22,7 +22,7 @@ def line(**changes: Any) -> bytes:
 BAD = [
     (b"{not json", ":1: not JSON"),
     (b"[1, 2]", ":1: a list; expected a JSON object"),
-    (b"", "is empty; expected one row a line"),
+    (b"", "is empty; expected one row per line"),
     (b"\xff\xfe{\x00}\x00", ":1: UTF-16; save the file as UTF-8"),
     (line() + b"\n" + line(), ":2: duplicate id 'a' (also at"),
     (line(prompt=...), ":1: no prompt and no messages"),
@@ -30,19 +30,19 @@ BAD = [
     (line(prompt=3), ":1: prompt is a int; expected text"),
     (line(target=...), ":1: neither target nor chosen"),
     (line(target=""), ":1: target is empty"),
-    (line(target={"a": 1}), ":1: target holds a dict"),
+    (line(target={"a": 1}), ":1: target contains a dict"),
     (line(grader={"kind": "magic"}), ":1: grader kind 'magic'; allowed:"),
     (line(messages=[]), ":1: messages must be"),
     (line(messages=[{"role": "assistant", "content": "x"}]), ":1: messages must be"),
     (line(slice=[]), ":1: slice is an empty list"),
     (line(context=["x"]), ":1: context is a list; expected text"),
-    (line(grader={"kind": "json"}), "gold answers that fail their own json grader"),
-    (line(grader={"kind": "number"}), "gold answers that fail their own number grader"),
+    (line(grader={"kind": "json"}), "reference answers that fail their own json grader"),
+    (line(grader={"kind": "number"}), "reference answers that fail their own number grader"),
     (
         line(chosen="Paris", grader={"kind": "contains", "judge": {"kind": "rule", "prefer": "^Gladdly"}}),
         "chosen fails its own rule",
     ),
-    (line(chosen="Lyon", grader={"kind": "contains"}), "gold answers that fail their own contains grader"),
+    (line(chosen="Lyon", grader={"kind": "contains"}), "reference answers that fail their own contains grader"),
 ]
 
 

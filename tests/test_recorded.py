@@ -329,7 +329,7 @@ def test_what_was_not_recorded_is_unscored(tmp_path: Path, rows: Rows, said: Tex
 
 def test_no_match_names_the_ids_of_both_sides(diagnose: Any, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"id": "theirs-1", "text": "x"}\n')
-    with pytest.raises(BadInput, match=r"recorded ids \['theirs-1'\], the eval set has \['healthy-\d+', "):
+    with pytest.raises(BadInput, match=r"the log has ids \['theirs-1'\], the eval set has \['healthy-\d+', "):
         diagnose(tmp_path / "log.jsonl")
     assert not (tmp_path / "out").exists()
 
@@ -342,9 +342,9 @@ UNREADABLE = {
     "likelihoods.jsonl": (json.dumps(LIKELIHOODS), r"likelihoods\.jsonl:1: no id with an answer"),
     "garbage.json": ("{\n<html>", r"garbage\.json:2: not JSON"),
     "binary.json": (b"{\xff\xfe", r"binary\.json: not UTF-8"),
-    "results.json": ('{"results": {}}', r"results\.json: holds no `samples`"),
-    "odd.json": ('{"samples": [1]}', r"odd\.json: not a sample of Inspect"),
-    "log.eval": ("no archive", r"log\.eval: not a log of Inspect"),
+    "results.json": ('{"results": {}}', r"results\.json: contains no `samples`"),
+    "odd.json": ('{"samples": [1]}', r"odd\.json: not an Inspect sample"),
+    "log.eval": ("no archive", r"log\.eval: not an Inspect log"),
 }
 
 
@@ -358,7 +358,7 @@ def test_garbage_is_bad_input_with_its_place(diagnose: Any, tmp_path: Path, name
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("folder", "message"), [(True, "holds no log"), (False, "does not exist")])
+@pytest.mark.parametrize(("folder", "message"), [(True, "contains no log"), (False, "does not exist")])
 def test_nothing_there(diagnose: Any, tmp_path: Path, folder: bool, message: str) -> None:
     path = tmp_path / "logs"
     if folder:

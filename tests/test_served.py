@@ -137,7 +137,7 @@ def test_every_gap_is_found_behind_a_chat_server(rows: Rows, tmp_path: Path) -> 
     unresolved = EXPECTED | {"half_known": ("knowledge", "unresolved")}
     assert {name: (v["verdict"], v["kind"]) for name, v in verdicts.items()} == unresolved
     assert all("ranked" in v["missing"] for v in verdicts.values())
-    assert "not offered, so missing: margins, ranked\n" in done.stderr
+    assert "not supported by this server, so missing: margins, ranked\n" in done.stderr
     assert not any("echo" in body for body in server.asked)
     assert all(a["strict"] for a in answers(out, "constrained")), "a schema repairs the form"
     for file in (p for p in out.rglob("*") if p.is_file()):
@@ -311,7 +311,7 @@ def test_a_server_that_gives_no_answer_is_bad_input(
 @pytest.mark.parametrize("wrong", [{"name": "other"}, {"api_key_env": "NO_SUCH_VARIABLE"}])
 def test_a_wrong_name_or_key_says_so(served: ScriptedServer, diagnose: Any, wrong: dict[str, str]) -> None:
     served.key = "s3cret"
-    said = "does not exist" if "name" in wrong else r"a key comes from \$NO_SUCH_VARIABLE"
+    said = "does not exist" if "name" in wrong else r"the API key is read from \$NO_SUCH_VARIABLE"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", served.key)
         with pytest.raises(BadInput, match=said):
@@ -344,7 +344,7 @@ def test_a_server_that_dies_costs_only_the_batch_that_it_died_in(
     diagnose(served, out="whole", batch_size=8)
     needed = len(served.asked)
     served.dies_after = len(served.statuses) + needed // 2
-    with pytest.raises(RunFailed, match="resumes from there") as error:
+    with pytest.raises(RunFailed, match="to resume, repeat the command") as error:
         diagnose(served, batch_size=8)
     assert error.value.exit_code == 1
     assert f"model.base_url={served.url}" in str(error.value)

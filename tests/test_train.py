@@ -266,7 +266,7 @@ def test_how_rows_are_read_is_never_ignored(tmp_path: Path) -> None:
             merge_data(then, DataConfig(**{key: value}))
         assert getattr(merge_data(then, DataConfig(sft="now.jsonl", **{key: value})), key) == value
     assert merge_data(then, DataConfig()).sft == "then.jsonl"
-    with pytest.raises(BadInput, match=r"data\.columns\.promt: no field of a training row; allowed: prompt, "):
+    with pytest.raises(BadInput, match=r"data\.columns\.promt: not a field of a training row; allowed: prompt, "):
         check_data(DataConfig(columns={"promt": "question"}))
 
 

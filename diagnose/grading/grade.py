@@ -6,24 +6,19 @@ fails it. Each function below implements one kind of grader.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
 from string import ascii_uppercase
 from typing import Any
 
-from diagnose.grading.grader import compiled, validator
+from diagnose.grading.content import one_content
+from diagnose.grading.grader import compiled
 from diagnose.grading.ifeval import follows
+from diagnose.grading.json_answer import read_json
 from diagnose.records import EvalItem, Reading
 
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?")
-WORD = re.compile(r"((?:[%$€£°#+./:-]*+\w++)++[%$€£°#+]*+)|[%$€£°#+./:-]++")
-"""Words with the symbols attached to them, or symbols alone. Possessive, because a long run of dots would otherwise
-take quadratic time."""
-UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-"""Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, Han."""
 
 
 def grade(item: EvalItem, text: str) -> Reading:
@@ -44,7 +39,7 @@ def grade(item: EvalItem, text: str) -> Reading:
         case "choice":
             strict, lenient = _choice(item, text)
         case "json":
-            strict, lenient = _json(item, text)
+            strict, lenient = read_json(item, text)
         case "regex":
             strict, lenient = _regex(item, text)
         case "instructions":
@@ -61,7 +56,7 @@ def prefers(item: EvalItem, text: str) -> bool | None:
 
 
 def separates_content(item: EvalItem) -> bool:
-    """Can this grader recognise correct content in another format at all? If not, FORMAT leaves the model."""
+    """Can this grader recognise correct content in another format at all? If not, the mixture model drops FORMAT."""
     match item.grader.kind:
         case "contains":
             return False
@@ -79,55 +74,22 @@ def constraint_of(item: EvalItem) -> dict[str, Any] | None:
     return {"choices": list(item.choices)} if item.grader.kind == "choice" and item.choices else None
 
 
-# ---------------------------------------------------------------- content, read leniently
-
-
-def normal(text: str) -> str:
-    """NFKC, case folded, white space and punctuation at word borders collapsed to single spaces."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " " + " ".join(filter(None, WORD.findall(folded))) + " "
-
-
-def holds(text: str, value: str) -> bool:
-    """Does the value occur in the (normalised) text as whole words (in scripts without spaces: at all)?"""
-    if UNSPACED.search(value):
-        return normal(value).strip() in text
-    return normal(value) in text and bool(normal(value).strip())
-
-
-def one_content(item: EvalItem, text: str, wanted: Iterable[str], rivals: Iterable[str]) -> bool:
-    """The wanted content occurs in the text, no rival does, it is not a hedge and not an echo of the prompt."""
-    said = normal(text)
-    echo = normal(item.turns[-1][1])
-    if len(echo.split()) > 1:
-        said = said.replace(echo, " ")
-    found = [w for w in wanted if holds(said, w)]
-    if not found or any(holds(said, r) for r in rivals if not any(holds(normal(w), r) for w in found)):
-        return False
-    return not any(_hedged(said, w) for w in found)
-
-
-def _hedged(said: str, value: str) -> bool:
-    v = re.escape(normal(value).strip())
-    return re.search(rf" (?:either {v}|{v} or|or {v}) ", said) is not None
-
-
 # ---------------------------------------------------------------- one function per kind: (strict, lenient)
 
 
 def _exact(item: EvalItem, text: str) -> tuple[bool, bool]:
-    strict = _nfc(text) in {_nfc(target) for target in _golds(item)}
-    return strict, one_content(item, text, _golds(item), item.options)
+    strict = _nfc(text) in {_nfc(target) for target in item.references}
+    return strict, one_content(item, text, item.references, item.options)
 
 
 def _contains(item: EvalItem, text: str) -> tuple[bool, bool]:
-    found = one_content(item, text, item.targets or _golds(item), item.options)
+    found = one_content(item, text, item.targets or item.references, item.options)
     return found, found
 
 
 def _number(item: EvalItem, text: str) -> tuple[bool, bool]:
     """Strict: the number alone, or the `marker` and then only the number. Lenient: the last number in the text."""
-    golds = [value for target in _golds(item) for value in _numbers(target)[-1:] if math.isfinite(value)]
+    golds = [value for target in item.references for value in _numbers(target)[-1:] if math.isfinite(value)]
     tolerance = float(item.grader.tolerance)
     marker = item.grader.marker
 
@@ -145,7 +107,7 @@ def _choice(item: EvalItem, text: str) -> tuple[bool, bool]:
     """Strict: the choice's text or its letter, alone. Lenient: exactly one choice is named, and it is the gold one."""
     choices = [_nfc(choice) for choice in item.choices]
     letters = dict(zip(ascii_uppercase, choices, strict=False))
-    gold = {letters.get(target, _nfc(target)) for target in _golds(item)} & set(choices)
+    gold = {letters.get(target, _nfc(target)) for target in item.references} & set(choices)
     said = _nfc(text)
     strict = said in gold or letters.get(said.rstrip(".)").lstrip("(")) in gold
     alone = re.findall(r"(?:^|[\s(])([A-Z])(?:[.):]|$)", text.strip(), re.MULTILINE)
@@ -155,34 +117,12 @@ def _choice(item: EvalItem, text: str) -> tuple[bool, bool]:
     return strict, len(named) == 1 and named <= gold and not several
 
 
-def _json(item: EvalItem, text: str) -> tuple[bool, bool]:
-    """Strict: one JSON value that fits the schema and has the gold fields. Lenient: the gold values, no rival's."""
-    try:
-        return _json_read(item, text)
-    except RecursionError:  # nested more deeply than any gold answer that passed on load
-        return False, False
-
-
-def _json_read(item: EvalItem, text: str) -> tuple[bool, bool]:
-    gold = [value for target in _golds(item) if (value := _loads(target)) is not None]
-    value = _loads(text)
-    schema = item.grader.schema
-    fits = value is not None and (schema is None or validator(json.dumps(schema)).is_valid(value))
-    strict = fits and (not gold or any(_same(value, g) for g in gold))
-    said = _embedded(text)
-    if (embedded := _loads(said)) is not None and any(_same(embedded, g) for g in gold):
-        return strict, True
-    rivals = [leaf for option in item.options for leaf in _leaves(_loads(option))]
-    lenient = any(all(one_content(item, said, [leaf], rivals) for leaf in _leaves(g)) for g in gold if _leaves(g))
-    return strict, lenient
-
-
 def _regex(item: EvalItem, text: str) -> tuple[bool, bool]:
-    """Strict: the pattern is found and, where it has a group and the item a target, captures the target only.
+    """Strict: the pattern matches and, if it has a group and the item has a target, captures only the target.
 
-    Lenient: the `lenient` pattern is found, or the target's content occurs in the text and no rival's.
+    Lenient: the `lenient` pattern matches, or the text contains the target's content and no rival's.
     """
-    golds = {_nfc(target) for target in _golds(item)}
+    golds = {_nfc(target) for target in item.references}
     found = [m.group(1) if m.re.groups else m.group() for m in compiled(item.grader.pattern).finditer(text)]
     captured = {_nfc(value or "") for value in found}
     held = compiled(item.grader.pattern).groups and golds
@@ -190,10 +130,6 @@ def _regex(item: EvalItem, text: str) -> tuple[bool, bool]:
     if item.grader.lenient is not None:
         return strict, compiled(item.grader.lenient).search(text) is not None
     return strict, bool(golds) and one_content(item, text, golds, item.options)
-
-
-def _golds(item: EvalItem) -> tuple[str, ...]:
-    return (*item.targets, item.chosen) if item.chosen else item.targets
 
 
 def _nfc(text: str) -> str:
@@ -206,36 +142,3 @@ def _numbers(text: str) -> list[float]:
 
 def _float(text: str) -> float:
     return float(text.replace(",", ""))
-
-
-def _loads(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):  # ValueError: also an integer with more digits than Python parses
-        return None
-
-
-def _embedded(text: str) -> str:
-    """From the first brace or bracket to the last one that could close it; else the whole text."""
-    spans = [(text.find(opening), text.rfind(closing)) for opening, closing in ("{}", "[]")]
-    start, end = min(((a, b) for a, b in spans if 0 <= a < b), default=(0, len(text)))
-    return text[start : end + 1]
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equal as JSON: 3 is 3.0, but true is not 1."""
-    if isinstance(a, bool) or isinstance(b, bool):
-        return a is b
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return bool(a == b)
-
-
-def _leaves(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in _leaves(item)]
-    if isinstance(value, list):
-        return [leaf for item in value for leaf in _leaves(item)]
-    return [] if value is None or isinstance(value, bool) else [str(value)]

@@ -91,7 +91,7 @@ def _check_schema(schema: Any, where: str) -> None:
     try:
         validator(json.dumps(schema)).is_valid({})
     except RecursionError:
-        raise BadInput(f"{where}: grader.schema is nested too deeply, or is endlessly recursive") from None
+        raise BadInput(f"{where}: grader.schema is nested too deeply or endlessly recursive") from None
     except BadInput as error:
         raise BadInput(f"{where}: {error}") from None
 

@@ -59,7 +59,7 @@ def follows(instructions: list[dict[str, Any]], prompt: str, text: str) -> tuple
     """Are all instructions followed? An empty response follows none.
 
     Returns:
-        strict, by the response as it is; loose, each by some variant of it: without its first line, its last line
+        strict, by the response as it is; loose, each by any variant of it: without its first line, its last line
         or both, and each of these without asterisks.
     """
     checks = [_bound(entry, prompt) for entry in instructions]
@@ -158,7 +158,7 @@ def _num_sentences(text: str, num_sentences: int, relation: str) -> bool:
 
 
 def _ends_sentence(word: str, following: str) -> bool:
-    """By . ! or ?, but not by an abbreviation's dot, an ellipsis before a non-capital, or `1.` before a lowercase letter."""
+    """By . ! or ?, but not by an abbreviation's dot, an ellipsis before a non-capital, or `1.` before lowercase."""
     said = word.rstrip(CLOSERS)
     if not said.endswith("."):
         return said.endswith(("!", "?"))

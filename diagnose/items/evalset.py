@@ -32,7 +32,7 @@ RESERVE_FROM = 12
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The items that are scored, and per slice the few-shot examples that are not."""
+    """The scored items, and the held-out few-shot examples of each slice."""
 
     items: list[EvalItem]
     exemplars: dict[str, list[EvalItem]]
@@ -67,7 +67,7 @@ def read_evalset(config: EvalSetConfig) -> EvalSet:
 
 
 def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
-    """slice → its items; an item of several slices is in each."""
+    """slice → its items; an item of several slices appears in each."""
     members: dict[str, list[EvalItem]] = defaultdict(list)
     for item in items:
         for name in item.slices:
@@ -82,8 +82,8 @@ def hints(evalset: EvalSet) -> list[str]:
         return []
     names = printable(", ".join(sorted({name for i in as_text for name in i.slices})))
     return [
-        f"hint: {len(as_text)} targets in {names} are JSON objects read by the exact grader, which counts correct "
-        "content in another format as wrong; evalset.grader.kind=json (or a grader per row) reads both"
+        f"hint: {len(as_text)} targets in {names} are JSON objects graded by the exact grader, which counts correct "
+        "content in another format as wrong; evalset.grader.kind=json (or a grader per row) handles both"
     ]
 
 
@@ -251,10 +251,10 @@ def _limited(items: list[EvalItem], limit: int | None) -> list[EvalItem]:
 
 
 def _reserve(items: list[EvalItem]) -> tuple[dict[str, list[EvalItem]], set[str]]:
-    """Per slice its few-shot examples, and the ids of all items not scored: these and those of their clusters.
+    """The few-shot examples of each slice, and the ids of all unscored items: these and the rest of their clusters.
 
-    Small clusters first, then by hash: the choice does not depend on the seed, so that every run on this file is
-    measured with the same ruler. A slice whose clusters are too large to give four away reserves none.
+    Small clusters first, then by hash. The choice does not depend on the seed, so every run on this file scores the
+    same items. A slice whose clusters are too large to hold out four items reserves none.
     """
     clusters: dict[str, list[EvalItem]] = defaultdict(list)
     for item in items:

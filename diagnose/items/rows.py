@@ -92,7 +92,7 @@ def _json(path: Path) -> Iterator[tuple[Row, str]]:
 
 
 def _csv(path: Path, delimiter: str) -> Iterator[tuple[Row, str]]:
-    """Every cell is text (007 stays 007); an empty cell is an absent field. A row is named by its first line."""
+    """Every cell is text (007 stays 007); an empty cell is an absent field. Messages give a row's first line."""
     csv.field_size_limit(MAX_ROW_BYTES)
     # StringIO, because old files may end their lines with a bare carriage return.
     lines = (part for text, _ in _lines(path) for part in io.StringIO(text, newline=""))

@@ -80,7 +80,7 @@ class Model(Protocol):
 
 
 def prompt_format_sha(prompt_format: dict[str, Any]) -> str:
-    """A prompt format, hashed; a difference is named by comparing the dictionaries."""
+    """Hash of a prompt format; to name a difference, compare the dictionaries."""
     return hashlib.sha256(json.dumps(prompt_format, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -102,7 +102,7 @@ def _pick(logits: torch.Tensor, temperature: float, u: np.ndarray | None) -> tor
 
 @torch.inference_mode()
 def score(reader: Reader, prompts: list[list[int]], tails: list[list[int]]) -> list[float]:
-    """Sum of log-probabilities of each tail given its prompt, in nats; a prompt with several tails is prefilled once."""
+    """Sum of log-probabilities of each tail given its prompt, in nats; a prompt of several tails is prefilled once."""
     heads = list(dict.fromkeys(map(tuple, prompts)))
     start = reader.prefill([list(h) for h in heads])
     place = {head: k for k, head in enumerate(heads)}

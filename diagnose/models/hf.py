@@ -211,7 +211,7 @@ class HFModel:
     def _stopped(self, row: list[int]) -> bool:
         token = row[-1]
         if token not in self._may_stop:
-            # A stop string can only end inside the newest token, and most tokens contain no stop string's last character.
+            # A stop string can only end inside the newest token, and most tokens have no stop string's last character.
             text = self.tokenizer.decode([token])
             self._may_stop[token] = any(stop[-1:] in text for stop in self.stop)
         if not self._may_stop[token]:

@@ -83,8 +83,8 @@ class Reader:
     def visible(self, mask: torch.Tensor) -> torch.Tensor | None:
         """The cheapest mask that lets one new token per row attend to `mask` [rows, width]; slice it on the last axis.
 
-        None without padding: grouped-query attention then needs no copy of its keys. Otherwise in the kernel's layout, so
-        that transformers does not rebuild it at every token.
+        None without padding: grouped-query attention then needs no copy of its keys. Otherwise in the kernel's
+        layout, so that transformers does not rebuild it at every token.
         """
         if bool(mask.all()):
             return None

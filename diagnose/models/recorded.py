@@ -1,6 +1,6 @@
 """Existing answers from a log: lm-eval's `--log_samples`, Inspect's logs, our answers.jsonl, or id → text.
 
-The first text of an item is its plain answer, further ones are samples; no other probe can be asked.
+The first text of an item is its plain answer, further ones are samples; no other probe can be run.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class RecordedModel:
         if any(len(texts) > 1 for texts in self._by_item.values()):
             self.lacks -= {Probe.SAMPLES, Probe.SELF_PAIRS}
         if {item.judge.kind for item in items if item.judge} == {"rule"}:
-            # A rule decides on one text alone whether it is preferred; a judge's noise shows on samples only.
+            # A rule decides from one text alone whether it is preferred; a judge's noise shows on samples only.
             self.lacks -= {Probe.PREFERENCE_JUDGED}
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:

@@ -42,7 +42,7 @@ class RewardModel:
 
     @property
     def prompt_format(self) -> dict[str, Any]:
-        """A reward model reads texts; no prompt format is compared."""
+        """Empty: the inputs of a reward model are not part of the prompt format."""
         return {}
 
     def check(self, items: Sequence[EvalItem], seed: int) -> None:

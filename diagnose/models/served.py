@@ -92,7 +92,7 @@ class ServedModel:
 
     @property
     def prompt_format(self) -> dict[str, Any]:
-        """What is visible of the prompt format; the rest is null."""
+        """The visible part of the prompt format; the rest is null."""
         return {
             "tokenizer": None,
             "chat_template": None,
@@ -167,7 +167,7 @@ class ServedModel:
             with ThreadPoolExecutor(self.settings.concurrency) as pool:
                 return list(pool.map(work, wanted))
         except RunFailed as error:
-            kept = "what was answered so far is kept; the same command with the same out=DIR resumes from there"
+            kept = "answers received so far are kept; to resume, repeat the command with the same out=DIR"
             raise RunFailed(f"{error}\n  {kept}") from None
 
     def _ask(

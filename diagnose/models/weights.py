@@ -1,4 +1,4 @@
-"""What is in a model's directory: tokenizer, weights, adapter; and the prompt format that follows from it."""
+"""Loading from a model's directory (tokenizer, weights, adapter), and the prompt format that follows from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALLOWED = "expected a directory with config.json, weights as .safetensors (no pi
 
 
 def load_weights(kind: Any, path: str, key: str, allowed: str, **settings: Any) -> Any:
-    """A network of which every weight is in the files; what is missing would silently be random."""
+    """A network that takes every weight from the files; a missing one would silently be random."""
     try:
         network, loaded = kind.from_pretrained(
             path,
@@ -27,7 +27,7 @@ def load_weights(kind: Any, path: str, key: str, allowed: str, **settings: Any) 
             ignore_mismatched_sizes=True,
             **settings,
         )
-    except Exception as error:  # of transformers, of huggingface_hub, of safetensors; each is about these files
+    except Exception as error:  # from transformers, huggingface_hub or safetensors; each is about these files
         raise BadInput(f"{key}={path}: {first_line(error)}; {allowed}") from None
     wrong = [name for name, *_ in loaded["mismatched_keys"]] + sorted(loaded["missing_keys"])
     if wrong:
@@ -52,7 +52,7 @@ def placed(network: Any, device: str) -> Any:
 
 
 def with_adapter(model: Any, path: str) -> Any:
-    """The model behind a LoRA adapter of which every weight is in the files.
+    """The model with a LoRA adapter that takes every weight from the files.
 
     Raises:
         BadInput: no adapter saved by PEFT, or one for another base.
@@ -94,7 +94,7 @@ def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
         raise BadInput(f"{key}={path}: no such directory; {ALLOWED}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # of transformers, of huggingface_hub, of tokenizers; each is about these files
+    except Exception as error:  # from transformers, huggingface_hub or tokenizers; each is about these files
         raise BadInput(f"{key}={path}: cannot load a tokenizer: {first_line(error)}; {ALLOWED}") from None
     if settings.eos_token:
         if settings.eos_token not in tokenizer.get_vocab():

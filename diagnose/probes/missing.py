@@ -5,7 +5,7 @@ from __future__ import annotations
 from diagnose.config import ProbesConfig
 from diagnose.grading.grade import constraint_of, separates_content
 from diagnose.items.evalset import EvalSet
-from diagnose.probes.contexts import oracles
+from diagnose.probes.oracle_contexts import oracles
 from diagnose.probes.table import TABLE, Probe
 from diagnose.records import EvalItem
 

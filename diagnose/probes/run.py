@@ -12,8 +12,8 @@ from diagnose.grading.content import right_in_another_format, wrong_answers
 from diagnose.items.evalset import EvalSet
 from diagnose.models.base import Model
 from diagnose.probes.answers import AnswerLog, Ask
-from diagnose.probes.contexts import Contexts, oracles
 from diagnose.probes.judge import Judges, by_judge, judgements, own_answer
+from diagnose.probes.oracle_contexts import Contexts, oracles
 from diagnose.probes.prompts import (
     constrained,
     drawn,

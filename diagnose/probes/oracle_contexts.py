@@ -5,8 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 
-from diagnose.grading.content import content
-from diagnose.grading.grade import UNSPACED, holds, normal
+from diagnose.grading.content import UNSPACED, content, holds, normal
 from diagnose.probes.answers import Ask
 from diagnose.probes.prompts import oracle_context
 from diagnose.probes.table import Probe
