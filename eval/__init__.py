@@ -1,5 +1,5 @@
-"""From finished runs and the same items to a comparison.
+"""From finished runs to a comparison with the base on the same items.
 
-`run` loads each adapter and re-asks with the functions that measured the base (`measure`), `compare` pairs the answers,
-`report` shows it.
+`run` loads each adapter and asks it with the functions that measured the base (`measure`), `compare` pairs the answers,
+`report` shows the result.
 """

@@ -1,4 +1,4 @@
-"""Paired answers → deltas with intervals, exact tests, equivalence of guards, and a verdict per run."""
+"""Paired answers → deltas with intervals, exact tests, equivalence tests of the guard slices, a verdict per run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from train.records import TrainingRun
 ALPHA = 0.05
 """Two-sided level after Holm's correction (convention)."""
 FLIPS = 10_000
-"""Sign-flip draws of the clustered test (hand-set; standard error .002 at p = .05)."""
+"""Draws of the clustered sign-flip test (hand-set; standard error .002 at p = .05)."""
 TIE = 0.02
-"""Methods whose success rates differ by less are as good as each other (hand-set)."""
+"""Methods whose success rates differ by less count as tied (hand-set)."""
 
 
 def compare_run(
@@ -38,7 +38,7 @@ def compare_run(
     guard: list[str],
     arms: list[str],
 ) -> RunResult:
-    """One run against the base, slice by slice.
+    """Compare one run with the base, slice by slice.
 
     Args:
         record: the run's run.json.
@@ -65,7 +65,7 @@ def compare_run(
 
 
 def pairs(base: Measurement, tuned: Measurement, items: list[EvalItem]) -> tuple[list[EvalItem], np.ndarray]:
-    """Items scored on both sides, and their successes as [items, 2]."""
+    """Items scored both before and after training, and their successes as [items, 2]."""
     both = [(i, base.success(i.id), tuned.success(i.id)) for i in items]
     kept = [(i, b, a) for i, b, a in both if b is not None and a is not None]
     return [i for i, _, _ in kept], np.array([[b, a] for _, b, a in kept], float).reshape(len(kept), 2)
@@ -74,8 +74,8 @@ def pairs(base: Measurement, tuned: Measurement, items: list[EvalItem]) -> tuple
 def paired_interval(success: np.ndarray, level: float, clusters: list[str] | None = None) -> tuple[float, float]:
     """Interval of mean(after) - mean(before).
 
-    Newcombe's (1998, method 10) hybrid score interval for paired proportions; with clusters, a t interval over the
-    clusters' sums (Miller 2024, arXiv 2411.00640).
+    Newcombe's (1998, method 10) hybrid score interval for paired proportions; with clusters, a t interval over
+    cluster sums (Miller 2024, arXiv 2411.00640).
     """
     if clusters is not None:
         return _clustered_interval(success, level, clusters)
@@ -96,7 +96,7 @@ def paired_interval(success: np.ndarray, level: float, clusters: list[str] | Non
 
 
 def paired_p(success: np.ndarray, clusters: list[str] | None = None) -> float:
-    """Exact McNemar; with clusters, a sign-flip test of the clusters' sums."""
+    """Exact McNemar test; with clusters, a sign-flip test of the cluster sums."""
     diff = success[:, 1] - success[:, 0]
     if clusters is None:
         b, c = int((diff > 0).sum()), int((diff < 0).sum())
@@ -110,19 +110,19 @@ def paired_p(success: np.ndarray, clusters: list[str] | None = None) -> float:
 
 
 def minimum_detectable(success: np.ndarray, n: int) -> float:
-    """Smallest true delta found with power .8 at two-sided .05: 2.8 sqrt(d / n), d the discordant share.
+    """Smallest true delta detectable with power .8 at two-sided .05: 2.8 sqrt(d / n), d the discordant share.
 
-    Where nothing is discordant, d is taken as one item's worth, so that no n promises to see everything.
+    d is at least 1 / n, so that the result is never 0.
 
     Args:
-        n: independent units: items, or clusters where items share one.
+        n: independent units: items, or clusters if there are any.
     """
     discordant = max(float((success[:, 0] != success[:, 1]).mean()), 1 / n)
     return float((norm.ppf(0.975) + norm.ppf(0.8)) * np.sqrt(discordant / n))
 
 
 def _clustered_interval(success: np.ndarray, level: float, clusters: list[str]) -> tuple[float, float]:
-    """At least as wide as one item per cluster would give: where no cluster changes, the t interval has no width."""
+    """At least as wide as with one item per cluster, because the t interval has zero width if no cluster changes."""
     diff = success[:, 1] - success[:, 0]
     sums = _sums(diff - diff.mean(), clusters)
     k, n = len(sums), len(diff)
@@ -212,7 +212,7 @@ def _slice_verdict(
 
 
 def _holm(deltas: list[SliceDelta]) -> list[SliceDelta]:
-    """Holm's correction over the slices of one run; a change that does not survive it is a tie."""
+    """Holm's correction over the slices of one run; a change that is no longer significant is a tie."""
     tested = {d.slice: d.p for d in deltas if d.p is not None}
     by_slice = dict(zip(tested, holm(list(tested.values())), strict=True))
     out = []
@@ -224,7 +224,7 @@ def _holm(deltas: list[SliceDelta]) -> list[SliceDelta]:
 
 
 def _pooled_guard(base: Measurement, tuned: Measurement, guard: list[str], margin: float) -> dict[str, Any]:
-    """All guard items together: two one-sided tests at .05, read off the 90 % interval."""
+    """All guard items pooled: two one-sided tests (TOST) at .05, by the 90 % interval."""
     members = [i for i in base.items.values() if set(i.slices) & set(guard)]
     items, success = pairs(base, tuned, members)
     if not items:
@@ -242,11 +242,11 @@ def _verdict(deltas: list[SliceDelta], guard: dict[str, Any], gate: GateConfig) 
         return "BLOCK", f"critical slices got worse: {', '.join(hurt)}"
     better = [d.slice for d in deltas if d.role in ("target", "critical") and d.low is not None and d.low > 0]
     if not better:
-        return "INCONCLUSIVE", "no target slice's interval lies above 0"
+        return "INCONCLUSIVE", "no target slice improved (every 95 % interval includes or lies below 0)"
     if guard["equivalent"] is False:
         return "INCONCLUSIVE", (
-            f"{', '.join(better)} improved, but the guards moved by {guard['delta']:+.2f} "
-            f"[{guard['low']:+.2f}, {guard['high']:+.2f}], margin {gate.margin:.2f}"
+            f"{', '.join(better)} improved, but the pooled guards are not shown equivalent: {guard['delta']:+.2f}, "
+            f"90 % [{guard['low']:+.2f}, {guard['high']:+.2f}], margin {gate.margin:.2f}"
         )
     worse = [d.slice for d in deltas if d.verdict == "worse"]
     if worse:
@@ -282,9 +282,9 @@ def _overconfidence(m: Measurement, items: list[EvalItem]) -> float | None:
 def best_and_regret(
     results: list[RunResult], success: dict[str, dict[str, float]], recommended: str | None
 ) -> tuple[str | None, dict[str, Any] | None]:
-    """The best method over the union of target slices, and what the recommended one gave away.
+    """The best method over the union of target slices, and the regret of the recommended one.
 
-    The maximum over noisy runs is optimistic, so the winner is picked on one half of the items and scored on
+    The maximum over noisy runs is biased upwards, so the winner is chosen on one half of the items and scored on
     the other, both ways. A difference below TIE, or with 0 in its 90 % interval, is a tie.
 
     Args:

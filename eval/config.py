@@ -1,4 +1,4 @@
-"""The configuration of eval."""
+"""The configuration of eval.py."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ ARMS = ("prompt", "retrieval")
 
 @dataclass
 class GateConfig:
-    """When the exit code follows the verdict, and what the verdict demands."""
+    """Whether the exit code follows the verdict, and what a PASS requires."""
 
     enabled: bool = False
-    """Exit 3 on BLOCK and 4 on INCONCLUSIVE; `gate=true` for short."""
+    """Exit 3 on BLOCK and 4 on INCONCLUSIVE; short form: `gate=true`."""
     margin: float = 0.05
     guard: list[str] | None = None
-    """Slices that must not change; null: those whose verdict was `none`."""
+    """Slices that must not change; null: slices diagnosed with `none`."""
     critical: list[str] = field(default_factory=list)
     """Slices that must not get worse: BLOCK if they do."""
 
@@ -31,7 +31,7 @@ class EvalConfig:
     diagnosis: str | None = None
     runs: str | None = None
     arms: list[str] = field(default_factory=lambda: list(ARMS))
-    """Arms that need no training, asked of the base and of every run on all items."""
+    """Arms without training, measured on all items for the base and every run."""
     gate: GateConfig = field(default_factory=GateConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     batch_size: int | None = None
@@ -46,22 +46,22 @@ def register_eval() -> None:
 
 
 def check_eval(config: EvalConfig) -> None:
-    """Refuse impossible values before torch is imported.
+    """Reject invalid values before torch is imported.
 
     Raises:
         BadInput: naming the key.
     """
     if not config.runs:
-        raise BadInput("runs: missing; a run directory or a glob of them, 'runs=outputs/train/*'")
+        raise BadInput("runs: missing; expected a run directory or a glob: 'runs=outputs/train/*'")
     unknown = set(config.arms) - set(ARMS)
     if unknown:
         raise BadInput(f"arms: unknown {sorted(unknown)}; allowed: {', '.join(ARMS)}")
     if not 0 < config.gate.margin < 1:
-        raise BadInput(f"gate.margin={config.gate.margin}: allowed: between 0 and 1")
+        raise BadInput(f"gate.margin={config.gate.margin}: allowed: greater than 0, less than 1")
 
 
 def plain_overrides(arguments: list[str]) -> list[str]:
-    """`gate=true` is `gate.enabled=true`; a glob may hold brackets and commas that Hydra would read as its own."""
+    """Expand `gate=true`; quote a glob, whose brackets and commas Hydra would parse."""
     out = []
     for argument in arguments:
         key, _, value = argument.partition("=")

@@ -1,4 +1,4 @@
-"""What a user reads in the terminal after eval."""
+"""The console output of eval.py."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _best(group: dict[str, Any]) -> str:
     if r["best"] == r["recommended"]:
         return f"{r['best']}, as recommended"
     gap = f"regret {short(r['regret'])}, 90 % \\[{short(r['low'])}, {short(r['high'])}], n {r['items']}"
-    return f"{r['best']}; the recommended {r['recommended']} {'ties with it' if r['tie'] else 'is behind'} ({gap})"
+    return f"{r['best']}; the recommended {r['recommended']} {'is tied with it' if r['tie'] else 'is worse'} ({gap})"
 
 
 def _run_table(result: RunResult, arms: list[str]) -> Table:
@@ -69,12 +69,12 @@ def delta_text(d: SliceDelta) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """Three decimals; a p-value is never zero."""
+    """Three decimals, never 0."""
     return "–" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".replace("0.", ".", 1)
 
 
 def signed(value: float) -> str:
-    """A signed share without the leading zero."""
+    """A signed share without the leading zero: `+.88`."""
     return f"{value:+.2f}".replace("0.", ".", 1)
 
 

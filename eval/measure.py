@@ -21,15 +21,15 @@ ARM_PROBE = {"prompt": Probe.FEW_SHOT, "retrieval": Probe.ORACLE_CONTEXT}
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything one model said, by item."""
+    """All answers of one model, by item."""
 
     log: AnswerLog
     items: dict[str, EvalItem]
 
     def success(self, item: str, probe: Probe = Probe.PLAIN) -> bool | None:
-        """Would production accept the first answer: strict, and preferred where the item has a judge? None: not read.
+        """Whether the first answer is acceptable: strict, and preferred if the item has a judge. None: not graded.
 
-        A judge that is a model has read plain answers only; one is preferred if it does not lose to `chosen`.
+        A model judge sees plain answers only; an answer is preferred if it does not lose to `chosen`.
         """
         answers, asked = self.log.of_item(probe, item), self.items[item]
         if not answers or (asked.graded and answers[0].strict is None):
@@ -44,12 +44,12 @@ class Measurement:
         return None if lost is None else not lost
 
     def accepted(self, item: str) -> list[bool | None]:
-        """Of the right samples: does the rule accept them?"""
+        """For each correct sample: whether the rule accepts it."""
         right = [a for a in self.log.of_item(Probe.SAMPLES, item) if a.strict]
         return [prefers(self.items[item], a.text) for a in right]
 
     def reading(self, item: str, level: str) -> bool | None:
-        """The strict or the lenient reading of the plain answer."""
+        """Whether the plain answer passes strict or lenient grading."""
         answer = self.log.get(Probe.PLAIN, item)
         return answer.strict if level == "strict" else answer.lenient
 
@@ -58,7 +58,7 @@ class Measurement:
         return self.log.get(Probe.PLAIN, item).text
 
     def confidence(self, item: str) -> float | None:
-        """Geometric mean probability of the tokens of the plain answer."""
+        """Geometric mean of the token probabilities of the plain answer."""
         scored = self.log.of_item(Probe.CONFIDENCE, item)
         if not scored or scored[0].logprob is None or not scored[0].tokens:
             return None
@@ -68,7 +68,7 @@ class Measurement:
 def measure(
     model: Model, evalset: EvalSet, probes: ProbesConfig, arms: list[str], log: AnswerLog, judges: Judges
 ) -> Measurement:
-    """plain and every arm on ALL items, paraphrases where there are some, the confidence of each answer, the judges."""
+    """Ask the plain prompt and every arm on ALL items, paraphrases, the confidence of each answer, and the judges."""
     items = evalset.items
     log.ask(model, [plain(i) for i in items])
     if "prompt" in arms:
@@ -85,5 +85,5 @@ def measure(
 
 
 def confidence(item: EvalItem, text: str) -> Ask | None:
-    """How sure the model is of what it said."""
+    """Score the model's own answer."""
     return Ask(probe=Probe.CONFIDENCE, item=item.id, prompt=Prompt(item.turns), continuation=text) if text else None

@@ -15,7 +15,7 @@ Outcome = Literal["PASS", "WARN", "BLOCK", "INCONCLUSIVE"]
 
 @dataclass(frozen=True, kw_only=True)
 class SliceDelta:
-    """One slice of one run against the base, on the same items."""
+    """One slice of one run, compared with the base on the same items."""
 
     slice: str
     n: int
@@ -30,17 +30,17 @@ class SliceDelta:
     p: float | None
     p_holm: float | None
     mde: float | None
-    """Smallest change that this n would find with power .8."""
+    """Minimum detectable change at this n, with power .8."""
     fixed: list[str]
     broken: list[str]
     strict: dict[str, float | None]
     lenient: dict[str, float | None]
     accepted: dict[str, float | None]
-    """Where a rule judges: the share of right samples (temperature 1) that it accepts."""
+    """With a preference rule: the share of correct samples (temperature 1) that it accepts."""
     arms: dict[str, dict[str, float | None]]
-    """arm → before and after: the base and the run, both with the arm."""
+    """arm → before (base) and after (run), both with the arm."""
     reversion: float | None
-    """Of the fixed items, the share of paraphrases answered with the base's old wrong answer."""
+    """On the fixed items, the share of paraphrases still answered with the base's wrong answer."""
     confidence_when_wrong: dict[str, float | None]
     predicted: dict[str, float] | None
     role: Role
@@ -56,7 +56,7 @@ class RunResult:
     seed: int
     slices: list[SliceDelta]
     guard: dict[str, Any]
-    """Pooled guard slices: n, delta, 90 % interval, equivalent."""
+    """Guard slices pooled: n, delta, 90 % interval, equivalent."""
     predicted_lift: dict[str, Any]
     verdict: Outcome
     reason: str
@@ -64,7 +64,7 @@ class RunResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The whole of comparison.json."""
+    """The content of comparison.json."""
 
     decision_id: str
     diagnosis: str
@@ -73,14 +73,14 @@ class Comparison:
     runs: list[RunResult]
     skipped: dict[str, str]
     best: str | None
-    """The best method on the target slices that most methods share."""
+    """The best method on the target slices shared by most methods."""
     regret: dict[str, Any] | None
-    """What the recommended method gave away there."""
+    """Regret of the recommended method on these slices."""
     by_target: list[dict[str, Any]]
     """The same for every set of target slices."""
     provenance: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
-        """Stable bytes."""
+        """Deterministic JSON."""
         return json.dumps(rounded(asdict(self)), indent=1, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""The comparison as one HTML file: no network, everything escaped. A leaf, like diagnose.report."""
+"""The comparison as one self-contained HTML file, everything escaped. A leaf module, like diagnose.report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def render_report(comparison: Comparison) -> str:
-    """The whole page."""
+    """Render the page."""
     env = environment(HERE)
     env.filters |= {"delta": delta_text, "p_text": p_text}
     command = "python " + " ".join(shlex.quote(part) for part in comparison.provenance["command"])

@@ -1,4 +1,4 @@
-"""The story of eval: refuse what is not comparable, re-ask the base and every run, compare, write, print."""
+"""The steps of eval.py: reject incomparable runs, ask the base and every run, compare, write, print."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from train.records import TrainingRun
 
 Found = list[tuple[Path, TrainingRun]]
 Ruler = dict[str, Any]
-"""evalset_sha256, prompt_format_sha, base and prompt_format that base and runs share."""
+"""evalset_sha256, prompt_format_sha, base and prompt_format that all runs must match."""
 
 
 def run(config: EvalConfig) -> Comparison:
     """Compare runs with the base.
 
     Raises:
-        BadInput: nothing to compare, or a run measured or trained with another eval set or prompt format.
-        Blocked, Inconclusive: with gate=true, by the verdict.
+        BadInput: nothing to compare, or a run with another eval set, prompt format or base.
+        Blocked, Inconclusive: with gate=true, depending on the verdict.
     """
     diagnosis = read_diagnosis(config.diagnosis)
     then = diagnosis.run["config"]
@@ -46,7 +46,7 @@ def run(config: EvalConfig) -> Comparison:
     if evalset.sha256 != diagnosis.evalset["sha256"]:
         raise BadInput(
             f"{then['evalset']['path']}: changed since the diagnosis (sha {evalset.sha256[:8]} ≠ "
-            f"{diagnosis.evalset['sha256'][:8]}); run diagnose.py again on it"
+            f"{diagnosis.evalset['sha256'][:8]}); rerun diagnose.py on it"
         )
     runs, skipped, ruler = find_runs(str(config.runs), diagnosis)
     guard = _guard(config, diagnosis)
@@ -54,7 +54,7 @@ def run(config: EvalConfig) -> Comparison:
     same = {"diagnosis": str(config.diagnosis), "arms": ",".join(config.arms), "seed": str(config.seed)}
     record = RunRecord(**provenance(config), identity=same)
     open_run(out, record)
-    # Base and runs are asked by the same machinery: after a diagnosis over HTTP the base is asked locally too.
+    # Base and runs must use the same backend: after a diagnosis over HTTP the base is loaded locally, too.
     local = then["model"] if then["model"]["kind"] == "hf" else runs[0][1].config["model"]
     settings = ModelConfig(**local)
     settings = replace(
@@ -101,7 +101,7 @@ def ask(
     ruler: Ruler,
     out: Path,
 ) -> Measurement:
-    """Load one model, ask it everything, and let go of its memory before the next."""
+    """Load one model, measure it and free its memory."""
     model = load_model(settings)
     if prompt_format_sha(model.prompt_format) != ruler["prompt_format_sha"]:
         differs = prompt_format_differs(model.prompt_format, ruler["prompt_format"])
@@ -121,12 +121,12 @@ def ask(
 
 
 def find_runs(pattern: str, diagnosis: Diagnosis) -> tuple[Found, dict[str, str], Ruler]:
-    """Finished runs that were measured with the diagnosis's ruler; the others with the reason; and that ruler.
+    """Finished runs comparable with the diagnosis; unfinished ones with the reason; and what all must match.
 
-    Where the diagnosis asked a server, its prompt format is only partly visible: the first run's is then used for all.
+    If the diagnosis used a server, its prompt format is only partly visible: the first run's then applies to all.
 
     Raises:
-        BadInput: no directory matches, none is finished, or a run's eval set or prompt format differs.
+        BadInput: no directory matches, no run is finished, or a run's eval set, prompt format or base differs.
     """
     paths = sorted(Path(p) for p in glob.glob(pattern) if (Path(p) / "run.json").exists())
     if not paths:
@@ -156,12 +156,12 @@ def find_runs(pattern: str, diagnosis: Diagnosis) -> tuple[Found, dict[str, str]
             raise BadInput(f"{path}: not comparable with the diagnosis ({'; '.join(differs)})")
         found.append((path, record))
     if not found:
-        raise BadInput(f"runs={pattern}: none is finished: " + "; ".join(f"{p}: {why}" for p, why in skipped.items()))
+        raise BadInput(f"runs={pattern}: no run is finished: " + "; ".join(f"{p}: {why}" for p, why in skipped.items()))
     return found, skipped, ruler
 
 
 def _weights(path: Path) -> str:
-    """Answers belong to an adapter's weights, not to its folder's name."""
+    """Identify stored answers by the adapter's weights: a folder of the same name may hold another adapter."""
     return file_sha(path / "adapter" / "adapter_model.safetensors")[:8]
 
 
@@ -176,7 +176,7 @@ def _guard(config: EvalConfig, diagnosis: Diagnosis) -> list[str]:
 def _by_target(
     results: list[RunResult], measured: dict[str, Measurement], diagnosis: Diagnosis
 ) -> list[dict[str, Any]]:
-    """Methods are compared where they were trained for the same slices; the set with most methods comes first."""
+    """Compare methods trained for the same slices; the set with the most methods comes first."""
     groups: dict[tuple[str, ...], list[RunResult]] = defaultdict(list)
     for r in results:
         groups[tuple(d.slice for d in r.slices if d.role in ("target", "critical"))].append(r)

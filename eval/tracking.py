@@ -1,4 +1,4 @@
-"""The comparison in W&B: one run of job type `compare` in the decision's group."""
+"""Log the comparison to W&B: one run with job type `compare` in the decision's group."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from eval.records import Comparison
 
 
 def log_comparison(settings: WandbConfig, comparison: Comparison, out: Path) -> None:
-    """A table with a row per run and slice, and each run's deltas and verdict in the summary."""
+    """Log a table with one row per run and slice; the summary holds each run's deltas and verdict."""
     config = {"diagnosis": comparison.diagnosis, "runs": [r.run for r in comparison.runs]}
     run = start_run(settings, group=comparison.decision_id, job_type="compare", name=out.name, config=config, out=out)
     if run is None:

@@ -1,4 +1,4 @@
-"""From a diagnosis and training rows to a run with an adapter.
+"""From a diagnosis and training rows to a run directory with an adapter.
 
-`run` (the outer process: config, preflight, one worker) → `worker` → `sft`, `dpo` or `rlhf`, each read top to bottom.
+`run` (the outer process: config, preflight, one worker) → `worker` → `sft`, `dpo` or `rlhf`.
 """

@@ -1,4 +1,4 @@
-"""The configuration of train; method.args and lora are checked against TRL's and PEFT's own fields."""
+"""The configuration of train.py; method.args and lora are checked against the fields of TRL and PEFT."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FIRST_OF = {"sft_dpo": "sft", "rlhf": "reward"}
 
 @dataclass
 class MethodConfig:
-    """One training method; `args` goes whole to the TRL config of its last stage, `first` to that of its first."""
+    """One training method; `args` is passed to the TRL config of its last stage, `first` to that of its first."""
 
     name: str = "sft"
     args: dict[str, Any] = field(default_factory=dict)
     first: dict[str, Any] = field(default_factory=dict)
     gate: dict[str, float] = field(default_factory=dict)
-    """Thresholds of this method's own gates, see conf/method/."""
+    """Thresholds of this method's gates; see conf/method/."""
 
 
 @dataclass
@@ -39,7 +39,7 @@ class TrainConfig:
     diagnosis: str | None = None
     method: MethodConfig = field(default_factory=MethodConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    """Only what shall differ from the diagnosis."""
+    """Only what should differ from the diagnosis."""
     lora: dict[str, Any] = field(default_factory=dict)
     data: DataConfig = field(default_factory=DataConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
@@ -56,10 +56,10 @@ def register_train() -> None:
 
 
 def resolve_recommended(arguments: list[str]) -> list[str]:
-    """`method=recommended` → the method that the diagnosis recommends, with its slices, before Hydra composes.
+    """Replace `method=recommended` by the recommended method and its slices, before Hydra composes the config.
 
     Raises:
-        BadInput: no diagnosis is named, it cannot be read, or it recommends no training.
+        BadInput: no diagnosis is given, it cannot be read, or it recommends no training.
     """
     if "method=recommended" not in arguments:
         return arguments
@@ -68,30 +68,30 @@ def resolve_recommended(arguments: list[str]) -> list[str]:
         raise BadInput("method=recommended: needs diagnosis=DIR")
     wanted = [r for r in read_diagnosis(named[0]).recommendations if r.train_method]
     if not wanted:
-        raise BadInput(f"method=recommended: {named[0]} recommends no training; see its report for what to do instead")
+        raise BadInput(f"method=recommended: {named[0]} recommends no training; see its report for what to do")
     slices = hydra_list(wanted[0].train_slices)
     out = [f"method={wanted[0].train_method}" if a == "method=recommended" else a for a in arguments]
     return out if any(a.startswith("data.slices=") for a in out) else [*out, f"data.slices={slices}"]
 
 
 def read_diagnosis(folder: str | None) -> Diagnosis:
-    """diagnosis.json of a finished diagnosis.
+    """Read diagnosis.json of a finished diagnosis.
 
     Raises:
         BadInput: there is none.
     """
     if not folder:
         raise BadInput(
-            "diagnosis: missing; the run directory of a finished diagnosis, diagnosis=outputs/diagnose/<time>"
+            "diagnosis: missing; expected the run directory of a finished diagnosis: diagnosis=outputs/diagnose/<time>"
         )
     path = Path(folder) / "diagnosis.json"
     if not path.exists():
-        raise BadInput(f"diagnosis={folder}: holds no diagnosis.json; run diagnose.py first")
+        raise BadInput(f"diagnosis={folder}: contains no diagnosis.json; run diagnose.py first")
     return read_record(path, Diagnosis)
 
 
 def check_train(config: TrainConfig) -> None:
-    """Refuse impossible values before torch is imported.
+    """Reject invalid values before torch is imported.
 
     Raises:
         BadInput: naming the key.
@@ -101,7 +101,7 @@ def check_train(config: TrainConfig) -> None:
     if name not in METHODS:
         raise BadInput(f"method.name={name}: allowed: {', '.join(METHODS)}")
     if config.method.first and name not in FIRST_OF:
-        raise BadInput(f"method.first: {name} has one stage only; its fields belong in method.args")
+        raise BadInput(f"method.first: {name} has only one stage; its fields belong in method.args")
     if config.model.adapter:
         raise BadInput("model.adapter: training on top of an adapter is not supported; merge it into the base first")
     if config.preflight not in ("run", "only", "off"):
@@ -111,10 +111,10 @@ def check_train(config: TrainConfig) -> None:
 
 
 def check_fields(config: TrainConfig) -> None:
-    """Refuse fields that TRL's config of a stage or peft.LoraConfig does not have; this imports both.
+    """Reject fields unknown to the stage's TRL config or to peft.LoraConfig; imports both libraries.
 
     Raises:
-        BadInput: naming the key, and close fields that exist.
+        BadInput: naming the key and similar existing fields.
     """
     name = config.method.name
     _check_fields("method.args", config.method.args, trl_fields(ARGS_OF[name]))

@@ -1,4 +1,4 @@
-"""Training rows → TRL's columns, rendered exactly as the prompts of the diagnosis were."""
+"""Training rows → TRL's columns, in exactly the prompt format of the diagnosis."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Turns = list[tuple[str, str]]
 
 @dataclass
 class Rows:
-    """One kind of training rows, with what was left out and why."""
+    """Training rows of one kind, and how many were dropped for which reason."""
 
     kind: str
     path: str
     sha256: str
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """prompt: (role, content) pairs; the answers: text; slice."""
+    """prompt as (role, content) pairs; answers as text; slice."""
     dropped: Counter[str] = field(default_factory=Counter)
 
     @property
     def by_slice(self) -> dict[str, int]:
-        """Rows per slice; '' holds those without one."""
+        """Rows per slice; '' counts rows without one."""
         return dict(Counter(row["slice"] for row in self.rows))
 
     def summary(self) -> dict[str, Any]:
@@ -41,14 +41,14 @@ class Rows:
 
 
 def read_training(data: DataConfig, method: str, slices: list[str] | None, measured: set[str]) -> dict[str, Rows]:
-    """The rows a method needs, from the wanted slices, without those that the eval set asks too.
+    """The rows a method needs, from the selected slices, without rows whose prompt is in the eval set.
 
     Args:
         slices: keep only rows of these slices; rows without a slice are always kept.
-        measured: texts of the eval set's prompts; a training row that repeats one would make the comparison worthless.
+        measured: texts of the eval set's prompts; training on one of them would contaminate the comparison.
 
     Raises:
-        BadInput: a needed file is not named or not readable, or no row is left.
+        BadInput: a required file is missing or unreadable, or no rows are left.
     """
     kinds = [*NEEDS[method], *(["prompts"] if method == "rlhf" and data.prompts else [])]
     found = {}
@@ -60,7 +60,7 @@ def read_training(data: DataConfig, method: str, slices: list[str] | None, measu
             raise BadInput(f"data.{kind}: missing; {method} needs rows with {', '.join(COLUMNS[kind])}")
         found[kind] = _read(Path(path), kind, data, slices, measured)
     if "preferences" in found and method in ("sft", "sft_dpo"):
-        # Every arm gets the same rows: where there are only pairs, SFT learns the chosen side.
+        # Every method trains on the same rows: given only pairs, SFT trains on the chosen answers.
         found["sft"] = _chosen_side(found["preferences"])
         if method == "sft":
             found.pop("preferences")
@@ -68,7 +68,7 @@ def read_training(data: DataConfig, method: str, slices: list[str] | None, measu
 
 
 def _chosen_side(pairs: Rows) -> Rows:
-    """Each prompt with its chosen answer, once."""
+    """Each prompt with its chosen answer, without duplicates."""
     unique = {str(r["prompt"]) + r["chosen"]: r for r in pairs.rows}
     rows = [{"prompt": r["prompt"], "completion": r["chosen"], "slice": r["slice"]} for r in unique.values()]
     return replace(pairs, kind="sft", rows=rows)
@@ -125,8 +125,8 @@ def _turns(messages: Any, column: str, where: str) -> Turns:
 
 
 def for_trl(rows: list[dict[str, Any]], tokenizer: Any, system_prompt: str | None) -> list[dict[str, Any]]:
-    """Conversational columns where the tokenizer has a chat template, else text laid out as diagnose lays it out."""
-    # As in HFModel.encode: the prompt starts with the beginning-of-sequence token, whoever adds it.
+    """Conversational columns if the tokenizer has a chat template, else plain text laid out as in the diagnosis."""
+    # As in HFModel.encode: the prompt starts with BOS exactly once, added here unless the tokenizer adds it.
     bos = tokenizer.bos_token
     start = "" if bos is None or tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id] else bos
     out = []

@@ -1,4 +1,4 @@
-"""Direct preference optimisation; the reference is the base with the adapter off."""
+"""Direct preference optimisation; the reference model is the base with the adapter disabled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fit(job: Job) -> dict[str, Any]:
 
 
 def fit_after_sft(job: Job) -> dict[str, Any]:
-    """SFT on the chosen side first; DPO continues with its adapter; the reference is that adapter as it was."""
+    """SFT on the chosen answers, then DPO on the same adapter; the reference is the adapter as SFT left it."""
     first = sft_trainer(job, job.config.method.first, track=False)
     metrics = job.train(first)
     trainer = _trainer(job, first.model, None)

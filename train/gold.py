@@ -1,4 +1,4 @@
-"""The gold watch: what the eval set's own grader and rule say of the policy while it climbs the reward."""
+"""Monitor the gold metric (the eval set's own grader and preference rule) while RLOO optimises the reward."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from diagnose.records import EvalItem, Grader
 from train.job import Job, batches
 
 MAX_PROMPTS = 48
-"""Held-out prompts answered at each look (hand-set)."""
+"""Held-out prompts answered at each evaluation (hand-set)."""
 FALL = 0.1
-"""Gold this far below its best while the reward is higher than there is overoptimisation (hand-set).
+"""Overoptimisation: gold is this far below its best while the reward is higher than at that best (hand-set).
 
-The pattern: arXiv 2210.10760.
+See arXiv 2210.10760.
 """
 Scorer = Callable[[list[Any], list[str], list[bool]], list[float]]
 
 
 class GoldWatch(TrainerCallback):
-    """Every few steps: greedy answers to held-out prompts, their reward and their gold reading.
+    """Every few steps, score greedy answers to held-out prompts with the reward model and the gold metric.
 
-    Gold is the slice's rule and, for rows that name a `target`, its grader too. Keeps the adapter of the best gold
-    reading; without a rule and without targets there is no gold, only the reward is recorded and the last adapter kept.
+    The gold metric is the slice's rule and, for rows with a `target`, its grader. The adapter with the best gold
+    score is kept. Without rules and targets there is no gold metric: only the reward is recorded, and the last
+    adapter is kept.
     """
 
     def __init__(self, job: Job, held_out: list[dict[str, Any]], score: Scorer, every: int) -> None:
@@ -48,12 +49,12 @@ class GoldWatch(TrainerCallback):
         self.best: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """The base's own reading: the adapter off, because a resumed run has one that moved already."""
+        """Score the base with the adapter disabled: in a resumed run the adapter is already trained."""
         with getattr(model, "module", model).disable_adapter():
             self._look(model, 0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Look, and stop when gold falls while the reward does not."""
+        """Evaluate, and stop early when gold falls while the reward does not."""
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
             self._look(model, state.global_step)
             if self._falling():
@@ -61,12 +62,12 @@ class GoldWatch(TrainerCallback):
 
     @property
     def fruitless(self) -> bool:
-        """No look at the policy read more gold than the base itself."""
+        """No checkpoint scored higher on the gold metric than the base."""
         gold = [h["gold"] for h in self.history if h["gold"] is not None]
         return bool(gold) and max(gold) <= gold[0]
 
     def restore_best(self, model: Any) -> None:
-        """Put the adapter of the best gold reading back."""
+        """Restore the adapter with the best gold score."""
         if self.best:
             model.load_state_dict(self.best, strict=False)
 
@@ -80,10 +81,10 @@ class GoldWatch(TrainerCallback):
         }
 
     def story(self) -> str:
-        """One sentence about reward and gold from the first to the last look."""
+        """Reward and gold from the first to the last evaluation, in one phrase."""
         first, last = self.history[0], self.history[-1]
         if first["gold"] is None or last["gold"] is None:
-            return f"held-out reward {first['reward']:.2f} → {last['reward']:.2f}, no gold reading"
+            return f"held-out reward {first['reward']:.2f} → {last['reward']:.2f}, no gold metric"
         gold = f"gold {first['gold']:.2f} → {last['gold']:.2f}"
         return f"held-out reward {first['reward']:.2f} → {last['reward']:.2f}, {gold}"
 
@@ -133,7 +134,7 @@ class GoldWatch(TrainerCallback):
 
 
 def _item(row: dict[str, Any], graders: dict[str, Grader]) -> EvalItem | None:
-    """What can be read of an answer to this row, or None."""
+    """The row as an eval item with its grader; None if the gold metric does not apply to it."""
     grader, target = graders.get(row["slice"]), row.get("target")
     if grader is None or not (target or grader.judge):
         return None

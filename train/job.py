@@ -1,4 +1,4 @@
-"""What the three methods share: the base, its LoRA, the TRL arguments, and where results go."""
+"""What all methods share: the base model, its LoRA, the TRL arguments and the output paths."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from train.config import TrainConfig
 from train.data import Rows, for_trl
 
 SHOWN = ("loss", "learning_rate", "reward", "kl", "rewards/accuracies", "accuracy", "rewards/margins")
-"""Figures of the log that are printed; all of them go to W&B."""
+"""Metrics printed to the console; W&B gets all of them."""
 
 
 class StepLines(TrainerCallback):
-    """One short line per logged step, instead of the trainer's dictionaries."""
+    """One short line per logged step instead of the trainer's dictionaries."""
 
     def __init__(self, stage: str) -> None:
         self.stage, self.started = stage, time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Print step, figures and the time left."""
+        """Print the step, its metrics and the remaining time."""
         shown = [f"{k} {float(v):.3g}" for k in SHOWN if (v := (logs or {}).get(k)) is not None]
         if shown and state.global_step and state.is_world_process_zero:
             left = (time.monotonic() - self.started) * (state.max_steps / state.global_step - 1)
@@ -42,18 +42,18 @@ class StepLines(TrainerCallback):
 
 @dataclass
 class Job:
-    """One training run inside the worker process."""
+    """One training run in the worker process."""
 
     config: TrainConfig
     out: Path
     data: dict[str, Rows]
     tokenizer: Any
     tracked: bool = False
-    """Is a W&B run open in this process?"""
+    """Whether a W&B run is open in this process."""
     resolved: dict[str, Any] = field(default_factory=dict)
-    """TRL and LoRA settings as they were used, by stage; for run.json."""
+    """TRL and LoRA settings as used, by stage; for run.json."""
     gates: dict[str, str] = field(default_factory=dict)
-    """What the method's own gates measured; for run.json."""
+    """What the method's gates measured; for run.json."""
 
     def rows(self, kind: str) -> Any:
         """The rows of one kind as a datasets.Dataset with TRL's columns."""
@@ -66,7 +66,7 @@ class Job:
         return Dataset.from_list(for_trl(rows, self.tokenizer, self.config.model.system_prompt))
 
     def args(self, config_class: Any, stage: str, given: dict[str, Any], track: bool = True) -> Any:
-        """The TRL config of a stage: our base settings, then what conf/model says for the stage, then `given`."""
+        """The TRL config of a stage: our defaults, overridden by conf/model for the stage, then by `given`."""
         cuda = torch.cuda.is_available()
         settings = {
             "output_dir": str(self.out / "trainer" / stage),
@@ -87,20 +87,20 @@ class Job:
         return config_class(**settings)
 
     def lora(self, task_type: str = "CAUSAL_LM") -> Any:
-        """A fresh LoraConfig; trainers change the one they are given."""
+        """A fresh LoraConfig, because trainers modify theirs."""
         from peft import LoraConfig
 
         settings = deepcopy(self.config.lora)
         if settings.get("target_modules") is None:
             settings["target_modules"] = self.config.model.lora_targets or "all-linear"
         if task_type == "SEQ_CLS":
-            # A reward model has its own head; the policy's extra modules (embeddings, lm_head) are not for it.
+            # A reward model has its own head; modules_to_save (embeddings, lm_head) applies to the policy only.
             settings["modules_to_save"] = None
         self.resolved["lora"] = settings
         return LoraConfig(**settings | {"task_type": task_type})
 
     def train(self, trainer: Any) -> dict[str, Any]:
-        """Train, from the last checkpoint where a killed run left one; the log's figures by step."""
+        """Train, resuming from the last checkpoint if there is one; returns first and last logged metrics."""
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(StepLines(Path(trainer.args.output_dir).name))
         folder = Path(trainer.args.output_dir)
@@ -114,7 +114,7 @@ class Job:
         }
 
     def save(self, model: Any) -> None:
-        """The adapter, alone, in safetensors; without the reference copy that DPO keeps beside it."""
+        """Save only the trained adapter, without the reference adapter that DPO adds."""
         if os.environ.get("RANK", "0") != "0":
             return
         model.save_pretrained(str(self.out / "adapter"), selected_adapters=["default"])
@@ -122,13 +122,13 @@ class Job:
 
 
 def batches(count: int, model: ModelConfig) -> Iterator[slice]:
-    """Rows to read at once where nothing is trained: as many as diagnose asks."""
+    """Batches for inference, of the same size as in the diagnosis."""
     size = model.batch_size or 32
     return (slice(start, start + size) for start in range(0, count, size))
 
 
 def load_job(out: Path) -> Job:
-    """What the outer process wrote for this worker."""
+    """Load the job that the outer process wrote for this worker."""
     spec = json.loads((out / "job.json").read_text(encoding="utf-8"))
     raw = spec["config"]
     config = TrainConfig(

@@ -1,4 +1,4 @@
-"""What would go wrong silently, looked for before any training step."""
+"""Checks, before any training step, for mistakes that would otherwise go unnoticed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train.config import ARGS_OF, TrainConfig
 from train.data import Rows
 
 UNSAFE_INITS = ("pissa", "olora", "corda", "loftq")
-"""Initialisations that rewrite the base weights: with the adapter off the model is no longer the base.
+"""Initialisations that modify the base weights: disabling the adapter no longer yields the base model.
 
 https://huggingface.co/docs/peft/developer_guides/lora; PiSSA (arXiv 2404.02948), OLoRA (2406.01775), CorDA
 (2406.05223), LoftQ (2310.08659).
@@ -21,7 +21,7 @@ https://huggingface.co/docs/peft/developer_guides/lora; PiSSA (arXiv 2404.02948)
 
 @dataclass(frozen=True)
 class Check:
-    """One look; a failed one that blocks stops the run."""
+    """Result of one check; a failed check with `blocks` stops the run."""
 
     name: str
     ok: bool
@@ -30,7 +30,7 @@ class Check:
 
 
 def preflight(config: TrainConfig, diagnosis: Diagnosis, data: dict[str, Rows]) -> list[Check]:
-    """All checks, in the order in which a person would want to read them."""
+    """All checks, in the order in which they are shown."""
     tokenizer = load_tokenizer(config.model)
     return [
         _same_prompt_format(config, diagnosis, tokenizer),
@@ -56,13 +56,13 @@ def _same_prompt_format(config: TrainConfig, diagnosis: Diagnosis, tokenizer: An
 
 
 def current_prompt_format(config: TrainConfig, tokenizer: Any = None) -> dict[str, Any]:
-    """The prompt format under which this run trains."""
+    """The prompt format this run trains with."""
     tokenizer = tokenizer or load_tokenizer(config.model)
     return prompt_format_of(config.model, tokenizer, _configured_ends(config, tokenizer))
 
 
 def _configured_ends(config: TrainConfig, tokenizer: Any) -> set[int]:
-    """End ids without loading weights: generation_config.json where the model has one."""
+    """End-of-sequence ids without loading weights: from generation_config.json if there is one."""
     from types import SimpleNamespace
 
     from transformers import GenerationConfig
@@ -75,7 +75,7 @@ def _configured_ends(config: TrainConfig, tokenizer: Any) -> set[int]:
 
 
 def _ends(tokenizer: Any, data: dict[str, Rows]) -> Check:
-    """A chat template must close the answer with the end token, or the tuned model never stops."""
+    """A chat template must end the answer with the EOS token, or the tuned model never stops."""
     if not tokenizer.chat_template:
         return Check("end token", True, f"answers end with {tokenizer.eos_token!r}, appended by TRL")
     turns = next(iter(data.values())).rows[0]["prompt"]
@@ -84,7 +84,7 @@ def _ends(tokenizer: Any, data: dict[str, Rows]) -> Check:
     ok = text.endswith(tokenizer.eos_token)
     message = f"the chat template ends answers with {tokenizer.eos_token!r}"
     if not ok:
-        message = f"the chat template ends answers with {text[-12:]!r}, the end token is {tokenizer.eos_token!r}"
+        message = f"the chat template ends answers with {text[-12:]!r}, but the EOS token is {tokenizer.eos_token!r}"
         message += "; set model.eos_token"
     return Check("end token", ok, message)
 
@@ -100,11 +100,11 @@ def _fits(config: TrainConfig, tokenizer: Any, data: dict[str, Rows]) -> Check:
     ]
     longest = max(len(ids) for ids in tokenizer(texts)["input_ids"]) + 16
     ok = longest <= limit
-    return Check("length", ok, f"the longest row has about {longest} tokens, max_length is {limit}", blocks=False)
+    return Check("length", ok, f"the longest row has about {longest} tokens; max_length is {limit}", blocks=False)
 
 
 def _enough(config: TrainConfig, data: dict[str, Rows]) -> Check:
-    """Warns below 32 rows (hand-set): fewer are a few batches only."""
+    """Warn below 32 rows (hand-set): fewer make only a few batches."""
     found = {kind: len(rows.rows) for kind, rows in data.items()}
     few = [f"{n} {kind}" for kind, n in found.items() if n < 32]
     text = ", ".join(f"{n} {kind} rows" for kind, n in found.items())
@@ -113,12 +113,12 @@ def _enough(config: TrainConfig, data: dict[str, Rows]) -> Check:
 
 def _clean(data: dict[str, Rows]) -> Check:
     dropped = {reason: n for rows in data.values() for reason, n in rows.dropped.items() if reason != "other slice"}
-    text = ", ".join(f"{n} dropped: {reason}" for reason, n in dropped.items()) or "no row repeats an eval prompt"
+    text = ", ".join(f"{n} dropped: {reason}" for reason, n in dropped.items()) or "no prompt is in the eval set"
     return Check("leakage", not dropped, text, blocks=False)
 
 
 def _reference(config: TrainConfig) -> Check:
     init = str(config.lora.get("init_lora_weights", ""))
     bad = config.method.name != "sft" and init.startswith(UNSAFE_INITS)
-    text = f"lora.init_lora_weights={init} rewrites the base weights, so the reference of {config.method.name} is wrong"
-    return Check("reference", not bad, text if bad else "the base with the adapter off is the reference")
+    text = f"lora.init_lora_weights={init} modifies the base weights, so {config.method.name} has a wrong reference model"
+    return Check("reference", not bad, text if bad else "the reference model is the base with the adapter disabled")

@@ -15,19 +15,19 @@ class TrainingRun(RunRecord):
     diagnosis: str
     decision_id: str
     base: str | None
-    """The weights that were trained on."""
+    """The weights that the adapter was trained on."""
     prompt_format_sha: str
     evalset_sha256: str
     method: TrainMethod
     recommended: bool
-    """Does the diagnosis recommend this method for any slice?"""
+    """Whether the diagnosis recommends this method for any slice."""
     lora: dict[str, Any]
     args: dict[str, Any]
-    """Fields of the TRL config; once finished, as they were used, by stage."""
+    """Fields of the TRL config; in a finished run, as used, by stage."""
     data: dict[str, Any]
     """Kind of rows → path, sha256, rows by slice, dropped."""
     predicted_lift: dict[str, dict[str, float]]
-    """slice → lift of the method, predicted before training."""
+    """slice → lift predicted for the method before training."""
     gates: dict[str, str]
     metrics: dict[str, Any]
     adapter: str = "adapter"

@@ -1,7 +1,8 @@
-"""RLHF: a reward model on the pairs, a gate on pairs it has not seen, then RLOO against it under a KL penalty.
+"""RLHF: a reward model trained on the pairs, a gate on held-out pairs, then RLOO against it with a KL penalty.
 
-Two things are watched that the reward cannot show: the gold reading of greedy answers to held-out prompts (the grader
-and rule of the eval set's slice, which the reward model never sees), and whether it falls while the reward rises.
+The reward alone cannot reveal overoptimisation. Greedy answers to held-out prompts are therefore also scored with a
+gold metric that the reward model never sees (the grader and rule of the eval set's slice); training stops if that
+falls while the reward rises.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ def fit(job: Job) -> dict[str, Any]:
     """Train reward model and policy, save the policy's adapter; returns metrics by stage.
 
     Raises:
-        Blocked: the reward model is not good enough on held-out pairs, or the policy gained reward and lost gold.
+        Blocked: the reward model fails its gate, or no checkpoint beats the base on the gold metric.
     """
     gate = job.config.method.gate
     training, held_out = split_by_prompt(job.data["preferences"].rows, gate["held_out"], job.config.seed)
     reward_model, metrics = fit_reward_model(job, training)
     judged = held_out_accuracy(job, reward_model, held_out)
-    job.gates["reward_model"] = f"right on {judged['rate']:.2f} of {judged['n']} held-out pairs"
+    job.gates["reward_model"] = f"accuracy {judged['rate']:.2f} on {judged['n']} held-out pairs"
     if judged["rate"] < gate["accuracy"]:
         raise Blocked(
-            f"reward model: right on {judged['rate']:.2f} of {judged['n']} held-out pairs, the gate asks for "
-            f"{gate['accuracy']:.2f}; more or cleaner pairs are needed before RL"
+            f"reward model: accuracy {judged['rate']:.2f} on {judged['n']} held-out pairs, but "
+            f"method.gate.accuracy={gate['accuracy']:.2f}; RL needs more or cleaner pairs"
         )
     watch = GoldWatch(job, held_out, score_with(job, reward_model), int(gate["every"]))
     policy = fit_policy(job, reward_model, training, watch)
@@ -48,7 +49,7 @@ def fit(job: Job) -> dict[str, Any]:
 def split_by_prompt(
     rows: list[dict[str, Any]], share: float, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Pairs for training and pairs for the gate; no prompt is on both sides."""
+    """Pairs for training and pairs for the gate; no prompt is in both."""
     prompts = sorted({str(r["prompt"]) for r in rows})
     count = max(1, round(share * len(prompts)))
     kept = set(random.Random(seed).sample(prompts, count))
@@ -56,7 +57,7 @@ def split_by_prompt(
 
 
 def fit_reward_model(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
-    """A sequence classifier with a LoRA of task type SEQ_CLS, so that its head is trained and saved too."""
+    """A sequence classifier with a LoRA of task type SEQ_CLS, so that its head is also trained and saved."""
     from trl import RewardConfig, RewardTrainer
 
     trainer = RewardTrainer(
@@ -73,7 +74,7 @@ def fit_reward_model(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, dict[st
 
 
 def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], list[bool]], list[float]]:
-    """Rewards of texts, read at the answer's last token; an unfinished answer gets no end token."""
+    """Score texts at the answer's last token; an unfinished answer gets no EOS token."""
     tokenizer, device = job.tokenizer, next(reward_model.parameters()).device
     halving = Halving(device)
 
@@ -101,7 +102,7 @@ def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], l
 
 
 def held_out_accuracy(job: Job, reward_model: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Share of held-out pairs whose chosen side scores higher, with its 95 % interval."""
+    """Share of held-out pairs whose chosen answer scores higher, with its 95 % interval."""
     score, columns = score_with(job, reward_model), job.dataset(rows)[:]
     ended = [True] * len(rows)
     better, worse = (score(columns["prompt"], list(map(_text, columns[k])), ended) for k in ("chosen", "rejected"))
@@ -111,7 +112,7 @@ def held_out_accuracy(job: Job, reward_model: Any, rows: list[dict[str, Any]]) -
 
 
 def fit_policy(job: Job, reward_model: Any, rows: list[dict[str, Any]], watch: GoldWatch) -> Any:
-    """RLOO against the reward model."""
+    """Train the policy with RLOO against the reward model."""
     from trl import RLOOConfig, RLOOTrainer
 
     score, end = score_with(job, reward_model), job.tokenizer.eos_token_id

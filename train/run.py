@@ -1,4 +1,4 @@
-"""The outer process of train: check everything, start one worker, and leave a run.json that says how it ended."""
+"""The outer process of train.py: check everything, start one worker and record the outcome in run.json."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def run(config: TrainConfig) -> None:
     """One training run.
 
     Raises:
-        BadInput: diagnosis, data or settings cannot be used.
-        Blocked: preflight or a gate of the method says no.
-        RunFailed: the worker died.
+        BadInput: the diagnosis, the data or a setting is unusable.
+        Blocked: preflight or a gate of the method failed.
+        RunFailed: the worker crashed.
     """
     diagnosis = read_diagnosis(config.diagnosis)
     check_fields(config)
@@ -52,36 +52,36 @@ def run(config: TrainConfig) -> None:
     record = _record(config, diagnosis, data, checks, advised, slices)
     _prepare(out, config, record, data, items)
     code = subprocess.run(_command(config, out), env=_environment(config)).returncode
-    result = _result(out) or {"status": "failed", "reason": f"the worker ended with exit code {code}"}
+    result = _result(out) or {"status": "failed", "reason": f"the worker exited with code {code}"}
     gates = record.gates | result.pop("method_gates", {})
     write_json(out / "run.json", replace(record, **result, gates=gates))
     if result["status"] == "blocked":
         raise Blocked(f"{out}: blocked: {result['reason']}")
     if result["status"] == "failed":
-        raise RunFailed(f"{out}: {result['reason']}; the same command with out={out} resumes from its last checkpoint")
+        raise RunFailed(f"{out}: {result['reason']}; to resume, repeat the command with out={out}")
     shutil.rmtree(out / "trainer", ignore_errors=True)
     _farewell(out, config, result)
 
 
 def merge_model(measured: dict[str, Any], given: ModelConfig) -> ModelConfig:
-    """The diagnosis's model settings, with what the command line sets on top.
+    """The model settings of the diagnosis, overridden by the command line.
 
     Raises:
-        BadInput: the diagnosis asked a server or a log, and nothing says where the weights are.
+        BadInput: the diagnosis used a server or a log, and model.path is not set.
     """
     blank = ModelConfig()
     if measured["kind"] != "hf":
         if not given.path:
             raise BadInput(
-                f"model.path: missing; the diagnosis asked a model of kind {measured['kind']}, "
-                "training needs its weights: model.path=DIR_OR_HUB_NAME"
+                f"model.path: missing; the diagnosis used model.kind={measured['kind']}, "
+                "but training needs the weights: model.path=DIR_OR_HUB_NAME"
             )
         kept = {k: measured[k] for k in ("system_prompt", "stop", "max_new_tokens")}
         measured = asdict(blank) | kept
     if measured["adapter"]:
         raise BadInput(
             f"model.adapter={measured['adapter']}: the diagnosis measured an adapter; training on top of one is not "
-            "supported: merge it into the base and diagnose that"
+            "supported: merge it into the base and diagnose the merged model"
         )
     changed = {
         f.name: getattr(given, f.name) for f in fields(ModelConfig) if getattr(given, f.name) != getattr(blank, f.name)
@@ -91,10 +91,10 @@ def merge_model(measured: dict[str, Any], given: ModelConfig) -> ModelConfig:
 
 
 def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
-    """The rows given now, or those that the diagnosis was given; never a mixture of both.
+    """The data settings given now or those of the diagnosis, never a mixture.
 
     Raises:
-        BadInput: how rows are read is given, but no rows.
+        BadInput: split, subset or columns are set without a data file.
     """
     if given.sft or given.preferences or given.prompts:
         return given
@@ -104,13 +104,13 @@ def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
 
 
 def _items(diagnosis: Diagnosis) -> list[EvalItem]:
-    """Every item of the diagnosed eval set, few-shot examples included."""
+    """Every item of the diagnosed eval set, including the few-shot examples."""
     evalset = read_evalset(EvalSetConfig(**diagnosis.run["config"]["evalset"]))
     return [*evalset.items, *(e for kept in evalset.exemplars.values() for e in kept)]
 
 
 def _slices(diagnosis: Diagnosis, advised: list[Recommendation]) -> list[str] | None:
-    """The slices the method is recommended for, and those without a gap, whose rows keep what works."""
+    """The slices the method is recommended for, and those without a gap, to prevent regressions."""
     healthy = [v.slice for v in diagnosis.slices if v.verdict == "none"]
     return [*(s for r in advised for s in r.slices), *healthy] if advised else None
 
@@ -154,7 +154,7 @@ def _record(
 
 
 def _identity(config: TrainConfig, data: dict[str, Rows]) -> dict[str, str]:
-    """What makes two runs the same job."""
+    """Two runs with the same values are the same job."""
 
     def sha(value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
@@ -186,7 +186,7 @@ def _show(config: TrainConfig, data: dict[str, Rows], checks: list[Check], advis
 
 
 def _prepare(out: Path, config: TrainConfig, record: TrainingRun, data: dict[str, Rows], items: list[EvalItem]) -> None:
-    """A new run directory, or an unfinished one of the same job to resume in; with what the worker needs."""
+    """Create the run directory, or resume an unfinished one of the same job, and write the worker's inputs."""
     open_run(out, record, redo=False)
     (out / "result.json").unlink(missing_ok=True)
     write_json(out / "graders.json", {name: asdict(item.grader) for item in items for name in item.slices})
@@ -194,9 +194,9 @@ def _prepare(out: Path, config: TrainConfig, record: TrainingRun, data: dict[str
 
 
 def _command(config: TrainConfig, out: Path) -> list[str]:
-    """One process, or a launcher's: accelerate on GPUs, torchrun for several CPU processes.
+    """The worker's command; several processes use accelerate on GPUs and torchrun on CPUs.
 
-    `accelerate launch --cpu` starts only one: https://github.com/huggingface/accelerate/issues/2741
+    `accelerate launch --cpu` starts only one process: https://github.com/huggingface/accelerate/issues/2741
     """
     worker = ["-m", "train.worker", str(out.resolve())]
     if config.num_processes == 1:
@@ -212,7 +212,7 @@ def _command(config: TrainConfig, out: Path) -> list[str]:
 
 
 def _environment(config: TrainConfig) -> dict[str, str]:
-    """No telemetry; and one visible GPU for one process, because TRL refuses nn.DataParallel."""
+    """No telemetry; one process sees one GPU, because TRL does not support nn.DataParallel."""
     env = os.environ | {
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -247,14 +247,14 @@ def _farewell(out: Path, config: TrainConfig, result: dict[str, Any]) -> None:
 
 
 def _line(metrics: dict[str, Any]) -> str:
-    """The few figures of a stage that a person wants to see."""
+    """The key metrics of a stage."""
     parts = []
     if "steps" in metrics:
         first, last = metrics["first"].get("loss"), metrics["last"].get("loss")
         loss = f", loss {float(first):.3f} → {float(last):.3f}" if first is not None and last is not None else ""
         parts.append(f"{metrics['steps']} steps{loss}")
     if held_out := metrics.get("held_out"):
-        parts.append(f"right on {short(held_out['rate'])} of {held_out['n']} held-out pairs")
+        parts.append(f"accuracy {short(held_out['rate'])} on {held_out['n']} held-out pairs")
     if looks := metrics.get("gold_watch"):
         gold = "" if looks[0]["gold"] is None else f", gold {looks[0]['gold']:.2f} → {looks[-1]['gold']:.2f}"
         parts.append(

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the wanted answers, loss on the completion only."""
+"""Supervised fine-tuning on the reference answers; loss on the completion only."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The worker process of one training run: `python -m train.worker RUN_DIR`, started by train.run.
 
-Writes the adapter and result.json into the run directory. Rank 0 alone tracks and reports.
+Writes the adapter and result.json into the run directory. Only rank 0 logs to W&B and writes result.json.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from train.records import TrainingRun
 
 
 def main(out: Path) -> int:
-    """Fit one method.
+    """Train with one method.
 
     Returns:
-        0, or 3 where a gate of the method said no.
+        0, or 3 if a gate of the method blocked the run.
     """
     from train.job import load_job
 
