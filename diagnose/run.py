@@ -38,6 +38,8 @@ from diagnose.verdict.mixture import attribute
 
 SAME_ANSWERS = ("batch_size", "concurrency", "timeout_seconds", "retries", "lora_targets", "train_batch_size", "train")
 """Settings of a model that do not change what it answers."""
+OWN_TO_RUN_JSON = ("identity", "status", "reason", "schema_version")
+"""Fields of the record that say how the directory is doing, or hold times of files; not part of the diagnosis."""
 
 
 def run(config: DiagnoseConfig) -> Diagnosis:
@@ -113,7 +115,7 @@ def conclude(
     decision = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:12]
     return Diagnosis(
         decision_id=decision,
-        run=asdict(record),
+        run={k: v for k, v in asdict(record).items() if k not in OWN_TO_RUN_JSON},
         prompt_format_sha=record.prompt_format_sha,
         evalset={
             "sha256": evalset.sha256,

@@ -1,4 +1,4 @@
-"""Does memory stay flat? 100,000 items with a scripted model, from reading the eval set to the report.
+"""Peak memory with 100,000 items and a scripted model, from reading the eval set to the report.
 
 python -m scripts.bench_memory               # prints and writes scripts/results/bench_memory.json
 """
@@ -35,7 +35,7 @@ LIMIT_GB = 1.5
 
 
 class Scripted:
-    """Right for three items in four; the others it gets wrong in every way there is."""
+    """Answers three items in four correctly and fails every probe on the rest."""
 
     batch_size = 1024
     max_new_tokens = 16

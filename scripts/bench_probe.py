@@ -1,8 +1,8 @@
-"""How fast are the probes, beside lm-eval's `hf` model and beside the limit of the machine?
+"""Speed of the probes compared with lm-eval's `hf` model and with bare forward passes.
 
-Ours and lm-eval alternate in one process, on the same prompts, batch size, dtype and model, so that only the ratio is
-reported. What is compared is what a user of either would run: greedy answers, answers behind exemplars, options ranked
-behind exemplars. The model is the demo's, or random weights of the shape of a Qwen3: nothing is loaded from a hub.
+Our code and lm-eval alternate in one process, with the same prompts, batch size, dtype and model; what counts is the
+ratio. The workloads are typical for users of either: greedy answers, few-shot answers, few-shot ranking of options,
+samples. The model is the demo model or a Qwen3 with random weights; nothing is downloaded.
 
     pip install 'lm-eval==0.4.13'
     python -m scripts.bench_probe                      # writes scripts/results/bench_probe.json
@@ -41,9 +41,9 @@ SHAPES = {
     "1.7b": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
     "8b": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
 }
-"""Of the config.json of Qwen/Qwen3-*-Base."""
+"""From config.json of Qwen/Qwen3-*-Base."""
 WANTED = {"plain": 1, "few_shot": 2, "few_shot_300": 3, "ranked": 3, "samples": 2}
-"""The least ratio to lm-eval that we want."""
+"""Target speed-up over lm-eval."""
 
 
 def main() -> None:
@@ -82,23 +82,23 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
         low, high = found[name]["low"], found[name]["high"]
         print(
             f"{name:<12} ours {found[name]['ours_s']:6.2f} s   lm-eval {found[name]['theirs_s']:6.2f} s   "
-            f"{found[name]['ratio']:5.2f} x [{low:.2f}, {high:.2f}]   wanted {WANTED[name]} x",
+            f"{found[name]['ratio']:5.2f} x [{low:.2f}, {high:.2f}]   target {WANTED[name]} x",
             flush=True,
         )
     parts = [found[name] for name in ("few_shot", "ranked", "samples")]
     found["together"] = {"ratio": sum(part["theirs_s"] for part in parts) / sum(part["ours_s"] for part in parts)}
-    print(f"{'together':<12} few-shot, ranking and samples together: {found['together']['ratio']:.2f} x   wanted 2 x")
+    print(f"{'together':<12} few-shot, ranking and samples together: {found['together']['ratio']:.2f} x   target 2 x")
     found["limit"] = limit(ours, rows, args)
-    print(f"{'limit':<12} its prompts reach {found['limit']['share']:.2f} of the raw batched forward rate")
+    print(f"{'limit':<12} plain prompts reach {found['limit']['share']:.2f} of the speed of bare forward passes")
     if not args.like:
         found["adaptive"] = adaptive(args.device)
         share, same = found["adaptive"]["share"], found["adaptive"]["same_verdicts"]
-        print(f"{'adaptive':<12} asks {share:.2f} of what the full budget asks on the demo; same verdicts: {same}")
+        print(f"{'adaptive':<12} needs {share:.2f} of the answers of the full budget on the demo; same verdicts: {same}")
     return found
 
 
 def random_model(like: str, dtype: str, device: str, folder: str) -> str:
-    """A directory with random weights of a Qwen3's shape and the demo's tokenizer."""
+    """Save a Qwen3 with random weights and the demo's tokenizer; returns the directory."""
     from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "model")
@@ -118,12 +118,12 @@ def random_model(like: str, dtype: str, device: str, folder: str) -> str:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tests/data/demo/model")
-    parser.add_argument("--like", choices=SHAPES, help="random weights of the shape of this Qwen3, instead of --model")
+    parser.add_argument("--like", choices=SHAPES, help="use a Qwen3 of this size with random weights instead of --model")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default=best_device())
     parser.add_argument("--items", type=int, default=256)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--tokens", type=int, default=16, help="new tokens per answer; all are generated")
+    parser.add_argument("--tokens", type=int, default=16, help="new tokens per answer; generation never stops earlier")
     parser.add_argument("--repeats", type=int, default=5)
     return parser.parse_args()
 
@@ -145,15 +145,15 @@ def harness(args: argparse.Namespace) -> Any:
 
 
 def workloads(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, Any]:
-    """name → (our call, their call), both on the same texts."""
+    """name → (our call, lm-eval's call), both on the same texts."""
     questions = [rows[k % len(rows)]["prompt"] for k in range(args.items)]
-    # Repeated rows would be answered from a cache by neither, but must not be equal for either.
+    # The rows repeat; numbering makes all prompts distinct.
     questions = [f"{k}. {text}" for k, text in enumerate(questions)]
-    # Said as text, because lm-eval adds no such token here: other tokens would be other answers, ending elsewhere.
+    # BOS as text, because lm-eval adds none here: with other input tokens, answers and their lengths would differ.
     begin = ours.tokenizer.bos_token
     answers = [str(row["target"] if isinstance(row["target"], str) else row["target"][0]) for row in rows]
     few, many = exemplars(ours, rows, answers, 4), exemplars(ours, rows, answers, 0, tokens=300)
-    # Answers of several tokens, as most are: for single tokens both need one pass over the prompt and nothing else.
+    # Options of several tokens, as usual: with single tokens both would need only one pass over the prompt.
     options = [f" {text}, I believe" for text in dict.fromkeys(answers)][:4]
 
     def asked(head: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
@@ -201,7 +201,7 @@ def workloads(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespac
 
 
 def exemplars(ours: HFModel, rows: list[dict[str, Any]], answers: list[str], count: int, tokens: int = 0) -> str:
-    """`count` exemplars, or as many as make `tokens` tokens."""
+    """`count` few-shot examples, or as many as needed for `tokens` tokens."""
     text = ""
     for k, (row, answer) in enumerate(zip(rows, answers, strict=True)):
         if k >= count > 0 or (tokens and len(ours.tokenizer(text)["input_ids"]) >= tokens):
@@ -225,7 +225,7 @@ def my_ranks(ours: HFModel, prompts: list[Prompt], options: list[str], batch: in
 
 
 def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Alternating runs after one warm-up each; the ratio of each pair, its median and range."""
+    """Alternate the two calls after one warm-up each; median and range of the ratio of each pair."""
     pairs = []
     for turn in range(repeats + 1):
         pair = (timed(ours), timed(theirs))
@@ -249,7 +249,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def limit(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespace) -> dict[str, float]:
-    """Greedy answers, as a share of the rate of bare forward passes of the same shapes without any of our code."""
+    """Speed of greedy answers as a share of that of bare forward passes with the same shapes."""
     prompts = [Prompt((("user", f"{k}. {rows[k % len(rows)]['prompt']}\n"),), raw=True) for k in range(args.items)]
     lengths = sorted((len(ours.encode(p)) for p in prompts), reverse=True)
 
@@ -267,7 +267,7 @@ def limit(ours: HFModel, rows: list[dict[str, Any]], args: argparse.Namespace) -
 
 
 def adaptive(device: str) -> dict[str, Any]:
-    """Answers that the adaptive budget takes on the demo, as a share of the full one, and whether it says the same."""
+    """Answers needed by the adaptive budget on the demo, as a share of the full one; whether the verdicts agree."""
     answers, said = {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for budget in ("full", "adaptive"):

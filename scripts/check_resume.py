@@ -1,8 +1,8 @@
-"""Kill a diagnosis at random moments: the same command must go on and end in the same diagnosis.
+"""Kill a diagnosis at random moments: repeating the command must resume it and give the same result.
 
-Each trial starts `diagnose.py` in a fresh directory, kills it with SIGKILL (no chance to tidy up) after a random share
-of the time that an undisturbed run takes, starts the same command again, kills that with some probability too, and at
-last lets it finish. diagnosis.json must then equal the undisturbed one, times apart, and answers.jsonl byte for byte.
+Each trial starts `diagnose.py` in a fresh directory, kills it with SIGKILL (no cleanup) after a random share of the
+time an uninterrupted run takes, repeats the command, possibly kills it again, and finally lets it finish. Apart from
+times, diagnosis.json must then equal that of the uninterrupted run, and answers.jsonl must be identical byte for byte.
 
     python -m scripts.check_resume evalset.limit=24      # 20 kill points; writes scripts/results/check_resume.json
 """
@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = Path(__file__).resolve().parent / "results" / "check_resume.json"
 CHANGES = ("command", "started", "config", "commit", "dirty")
-"""What of the run's record may differ: times, the directory's name, the state of the repository."""
+"""Fields of the run record that may differ: times, directory, state of the repository."""
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
                 f"{trial + 1:>3} of {args.kills}: killed after {kills} s: {'same' if same else 'DIFFERENT'}", flush=True
             )
     right = sum(t["same"] for t in trials)
-    print(f"{right} of {len(trials)} ended in the same diagnosis; an undisturbed run took {seconds:.1f} s")
+    print(f"{right} of {len(trials)} ended in the same diagnosis; an uninterrupted run took {seconds:.1f} s")
     typed = shlex.join(["python", "-m", "scripts.check_resume", *sys.argv[1:]])
     where = {"cpu": platform.machine(), "python": platform.python_version()}
     result: dict[str, Any] = {
@@ -62,7 +62,7 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", help="of diagnose.py; default: the demo")
+    parser.add_argument("overrides", nargs="*", help="overrides of diagnose.py; default: the demo")
     return parser.parse_args()
 
 
@@ -71,10 +71,10 @@ def command(out: Path, overrides: list[str]) -> list[str]:
 
 
 def interrupt(out: Path, overrides: list[str], seconds: float, rng: random.Random) -> list[float]:
-    """Start and kill, once or several times.
+    """Start and kill the run, once or several times.
 
     Returns:
-        After how many seconds each time.
+        Seconds until each kill.
     """
     kills: list[float] = []
     while not kills or rng.random() < 0.3:
@@ -92,7 +92,7 @@ def interrupt(out: Path, overrides: list[str], seconds: float, rng: random.Rando
 
 
 def finish(out: Path, overrides: list[str]) -> tuple[dict[str, Any], bytes]:
-    """The same command to its end: the diagnosis without what may differ, and the answers."""
+    """Run the command to its end; returns the diagnosis without CHANGES, and the answers."""
     subprocess.run(command(out, overrides), check=True, capture_output=True, cwd=ROOT)
     diagnosis = json.loads((out / "diagnosis.json").read_text().replace(str(out), "OUT"))
     diagnosis["run"] = {key: value for key, value in diagnosis["run"].items() if key not in CHANGES}

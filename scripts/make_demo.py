@@ -1,20 +1,20 @@
-"""Make the demo: a small model with planted gaps, its eval set, its training rows and the truth.
+"""Make the demo: a small model with planted gaps, its eval set, its training rows and the ground truth.
 
-A Llama of 1.9 M parameters is trained from scratch on an invented world, so that each gap of the eval set is really
-there and its cause is known from how the corpus was made, not from anything that diagnose measures:
+A Llama with 1.9 M parameters is trained from scratch on an invented world. Each gap of the eval set is therefore real,
+and its cause is known from the construction of the corpus, independently of anything that diagnose.py measures:
 
   home_known    NONE                the fact is stated in three wordings and asked in the usual style
-  stone_json    FORMAT              the fact is known; production wants JSON, the base answers in plain words
+  stone_json    FORMAT              the fact is known; JSON is required, the base answers in plain words
   home_latent   KNOWLEDGE latent    stated often, in one wording only, never asked
   home_absent   KNOWLEDGE absent    nowhere in the corpus
   guild_colour  KNOWLEDGE skill     two known facts that no text ever combines
-  craft_tone    PREFERENCE          two correct tones, seen 80:20; the users want the rare one
+  craft_tone    PREFERENCE          two correct tones, seen 80:20; the users prefer the rare one
 
-Training goes on at a constant learning rate until every ability that this truth relies on is there (teacher-forced
-argmax, not our probes), then cools down. Everything is derived from --seed.
+Training runs at a constant learning rate until every ability that the ground truth assumes has been learned (measured
+by teacher-forced argmax, not by our probes), then cools down. Everything is derived from --seed.
 
     python -m scripts.make_demo --out DIR       # about 35 minutes on 2 CPU cores
-    python -m scripts.make_demo                 # keep the committed model, check it, write the rows anew
+    python -m scripts.make_demo                 # keep the committed model, check it, rewrite the rows
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class World:
-    """All facts by group; the `*_train` groups are the entities that training rows may use."""
+    """All facts by group; the `*_train` groups are the entities for training rows."""
 
     groups: dict[str, list[Fact]]
     guilds: dict[str, Fact]
@@ -109,7 +109,7 @@ class World:
 
 
 def made_up_names(rng: random.Random, taken: Iterable[str] = ()) -> Iterator[str]:
-    """Endless names that never repeat and are not among those taken."""
+    """Endless unique names, none of them in `taken`."""
     onsets = [
         "b",
         "d",
@@ -173,7 +173,7 @@ def make_world(names: Iterator[str], rng: random.Random) -> World:
 
 
 class Corpus:
-    """Draws documents of four kinds: statements, questions, open-book passages, blocks in one output form."""
+    """Draws documents of four kinds: statements, questions, open-book passages, blocks in one answer format."""
 
     def __init__(self, world: World, names: Iterator[str], rng: random.Random) -> None:
         self.world, self.names, self.rng = world, names, rng
@@ -204,14 +204,14 @@ class Corpus:
         return chat([(self.open_book(facts, asked.asks(self.rng.choice(QUESTIONS))), self.usual(asked), True)])
 
     def block(self) -> Segments:
-        """2 to 5 questions answered in one form; the first answer sets the form and is not trained on."""
+        """2 to 5 questions answered in one format; the first answer sets the format and is not trained on."""
         facts = self.rng.sample(self.world.known, self.rng.choice([2, 3, 4, 5]))
         form = self.rng.choice([*FORMS.values(), lambda r, v: v])
         turns = [(f.asks(self.rng.choice(QUESTIONS)), form(f.relation, f.value), i > 0) for i, f in enumerate(facts)]
         return chat(turns)
 
     def strangers(self, count: int) -> list[Fact]:
-        """Facts about names that stand nowhere else."""
+        """Facts about names that appear nowhere else."""
         relations = self.rng.choices(list(VALUES), k=count)
         return [Fact(next(self.names), r, self.rng.choice(VALUES[r])) for r in relations]
 
@@ -230,7 +230,7 @@ def chat(turns: list[tuple[str, str, bool]]) -> Segments:
 
 
 def train_tokenizer(corpus: Corpus, out: Path) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 1,024 tokens over the corpus."""
+    """A byte-level BPE tokenizer with 1,024 tokens, trained on the corpus."""
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
@@ -248,12 +248,12 @@ def train_tokenizer(corpus: Corpus, out: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-# ---------------------------------------------------------------- checks by another instrument
+# ---------------------------------------------------------------- checks that use no probe
 
 
 @torch.no_grad()
 def polite_share(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, facts: list[Fact]) -> float:
-    """Mean probability that an answer starts like the polite tone."""
+    """Mean probability that an answer starts in the polite tone."""
     first = tokenizer(POLITE, add_special_tokens=False)["input_ids"][0]
     rows = [tokenizer(ask(f.asks()), add_special_tokens=False)["input_ids"] for f in facts]
     return sum(model(torch.tensor([row])).logits[0, -1].softmax(-1)[first].item() for row in rows) / len(rows)
@@ -265,7 +265,7 @@ def ask(prompt: str, before: Sequence[tuple[str, str]] = ()) -> str:
 
 
 def abilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World) -> dict[str, float]:
-    """Every ability that the truth of the demo relies on, each in 0..1."""
+    """Every ability that the ground truth of the demo assumes, each in 0..1."""
     model.eval()
     groups, rng = world.groups, random.Random(5)
 
@@ -313,15 +313,15 @@ def abilities(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world
 NEVER = {"not: latent asked": 0.5, "not: absent asked": 0.12, "not: two hops asked": 0.12}
 NEVER["not: two hops with both facts"] = 0.2
 READS = 0.8
-"""Reading a context is learned late and imperfectly at this size; cool-down starts here (hand-set)."""
+"""Reading from the context is learned late and imperfectly at this size; cool-down starts here (hand-set)."""
 READS_COOLED = 0.75
-"""The truth needs it for most items; cooling down may cost a little (hand-set)."""
+"""Required after the cool-down, which may cost a little; the ground truth assumes it for most items (hand-set)."""
 THREADS = 2
-"""Sums over another number of threads round differently: the same bytes need the same number."""
+"""Fixed for reproducibility: sums over another number of threads round differently."""
 
 
 def lacking(found: dict[str, float], reads: float = READS_COOLED) -> list[str]:
-    """The abilities that are not yet as the truth needs them."""
+    """Abilities that do not yet match the ground truth."""
     bad = [name for name, limit in NEVER.items() if found[name] > limit]
     able = {name: x for name, x in found.items() if name not in NEVER and name != "polite share"}
     bad += [name for name, x in able.items() if x < (reads if name.startswith("context") else 0.95)]
@@ -332,7 +332,7 @@ def lacking(found: dict[str, float], reads: float = READS_COOLED) -> list[str]:
 
 
 def train_base(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> LlamaForCausalLM:
-    """Constant learning rate until every ability is there, then a linear cool-down."""
+    """Constant learning rate until every ability is learned, then a linear cool-down."""
     torch.manual_seed(args.seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -361,7 +361,7 @@ def train_base(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argpars
 def print_abilities(found: dict[str, float], reads: float = READS_COOLED) -> None:
     bad = lacking(found, reads)
     for name, share in found.items():
-        print(f"  {share:5.2f}  {name}{'   <- not as the truth needs it' if name in bad else ''}", flush=True)
+        print(f"  {share:5.2f}  {name}{'   <- does not match the ground truth' if name in bad else ''}", flush=True)
 
 
 # ---------------------------------------------------------------- eval set, training rows, truth
@@ -377,7 +377,7 @@ TRUTH = {
 
 
 def eval_rows(world: World) -> list[Row]:
-    """60 items a slice, as rows of an eval set."""
+    """60 items per slice, as rows of an eval set."""
     rng = random.Random(11)
     taken = {fact.name for facts in world.groups.values() for fact in facts}
     strangers = Corpus(world, made_up_names(random.Random(12), taken), rng)
@@ -418,7 +418,7 @@ def eval_rows(world: World) -> list[Row]:
 
 
 def two_hop_row(world: World, number: int, fact: Fact, rng: random.Random) -> Row:
-    """The colour of the guild of somebody; the context holds both facts and the colours of four other guilds."""
+    """The colour of somebody's guild; the context contains both facts and the colours of four other guilds."""
     colour = world.guilds[fact.value]
     others = rng.sample([g for g in world.guilds.values() if g != colour], 4)
     lines = [f.says(WORDINGS[f.relation][0]) for f in [fact, colour, *others]]
@@ -436,7 +436,7 @@ def two_hop_row(world: World, number: int, fact: Fact, rng: random.Random) -> Ro
 
 
 def training_rows(world: World) -> dict[str, list[Row]]:
-    """sft and prompts on entities that no eval item uses; `slice` names the slice a row is meant for."""
+    """SFT rows and prompts about entities that appear in no eval item; `slice` is the slice a row is meant for."""
     groups = world.groups
     by_slice: dict[str, list[tuple[Fact, str]]] = {
         "home_known": [(f, f.value) for f in groups["home_train"]],
@@ -456,11 +456,11 @@ def training_rows(world: World) -> dict[str, list[Row]]:
 
 
 def preference_rows(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, seed: int) -> list[Row]:
-    """Polite and right against what the base itself can say: plain, in another form, or wrong.
+    """Pairs of a polite correct answer and an answer of the base: curt, in another format, or wrong.
 
-    The rejected side is sampled from the base (hot, and after exemplars in each form), because a reward model that has
-    only seen polite against curt is blind to every third style, and RLOO finds those. The pairs of home_known say where
-    the polite tone is not wanted.
+    Rejected answers are sampled from the base (at high temperature, with few-shot examples of each format), because a
+    reward model that only saw polite against curt cannot score other styles, which RLOO then exploits. The pairs of
+    home_known show where the polite tone is not preferred.
     """
     rng = random.Random(seed + 21)
     torch.manual_seed(seed)
@@ -481,13 +481,13 @@ def preference_rows(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
 def sampled_answers(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, world: World, fact: Fact, rng: random.Random
 ) -> set[str]:
-    """What the base says at temperature 1.5, bare and after three exemplars in another form."""
+    """Samples of the base at temperature 1.5, zero-shot or with three few-shot examples in another format."""
     found = set()
     for style in rng.sample([None, None, *FORMS.values()], 2):
         others = rng.sample([f for f in world.groups["craft_train"] if f != fact], 3)
         before = [] if style is None else [(f.asks(), style(f.relation, f.value)) for f in others]
         ids = tokenizer(ask(fact.asks(), before), add_special_tokens=False, return_tensors="pt")["input_ids"]
-        # Hotter than 1 so that wrong contents in the wanted tone are among the rejected too.
+        # Above 1, so that wrong answers in the preferred tone are also among the rejected ones.
         out = model.generate(ids, do_sample=True, temperature=1.5, top_k=0, max_new_tokens=16, num_return_sequences=4)
         found |= set(tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True))
     return {text for text in found if text.strip()}
@@ -500,11 +500,11 @@ def write_jsonl(path: Path, rows: list[Row]) -> None:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=DEMO, help="where model/ and the JSONL files go")
+    parser.add_argument("--out", type=Path, default=DEMO, help="directory for model/ and the JSONL files")
     parser.add_argument("--hidden", type=int, default=192, help="hidden size of the base")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--rows", type=int, default=32, help="sequences of 128 tokens per step")
-    parser.add_argument("--min-steps", type=int, default=3100, help="do not cool down before this step")
+    parser.add_argument("--min-steps", type=int, default=3100, help="no cool-down before this step")
     parser.add_argument("--max-steps", type=int, default=6000)
     parser.add_argument("--cool", type=int, default=600, help="steps of the linear cool-down")
     return parser.parse_args()
@@ -527,7 +527,7 @@ def main() -> int:
     found = abilities(model, tokenizer, world)
     print_abilities(found)
     if bad := lacking(found):
-        print(f"not as the truth needs it: {', '.join(bad)}", file=sys.stderr)
+        print(f"does not match the ground truth: {', '.join(bad)}", file=sys.stderr)
         return 1
     write_jsonl(args.out / "evalset.jsonl", eval_rows(world))
     for name, rows in training_rows(world).items():

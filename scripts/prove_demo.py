@@ -1,6 +1,6 @@
-"""The whole loop on the demo, as the README shows it: verdicts over seeds, what training lifted, and what it broke.
+"""The whole loop on the demo, as shown in the README: verdicts over seeds, what training improved and what it broke.
 
-    python -m scripts.prove_demo                  # about 25 minutes on 2 CPU cores; goes on where it was stopped
+    python -m scripts.prove_demo                  # about 25 minutes on 2 CPU cores; resumes if interrupted
     python -m scripts.prove_demo --seeds 1        # one training seed
 
 Writes scripts/results/prove_demo.json, prove_demo.md and prove_demo.png.
@@ -30,7 +30,7 @@ KNOWLEDGE = (("home_latent", "sft"), ("home_absent", "sft"))
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="training seeds per arm")
-    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "prove", help="where the runs go")
+    parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "prove", help="directory for the runs")
     args = parser.parse_args()
     verdicts = [diagnose(args.out, seed) for seed in range(DIAGNOSIS_SEEDS)]
     for seed in range(args.seeds):
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def diagnose(out: Path, seed: int) -> dict[str, Any]:
-    """One diagnosis seed against the truth."""
+    """Run the diagnosis with one seed and compare it with the ground truth."""
     folder, started = out / f"diagnose_{seed}", time.monotonic()
     if not (folder / "diagnosis.json").exists():
         call("diagnose.py", f"out={folder}", f"seed={seed}", "wandb.mode=disabled")
@@ -64,7 +64,7 @@ def diagnose(out: Path, seed: int) -> dict[str, Any]:
 
 
 def train(out: Path, target: str, method: str, seed: int) -> None:
-    """One run on the rows of a target slice and of the guard; every arm gets the same rows."""
+    """Train one run on the rows of a target slice and of the guard; every method gets the same rows."""
     folder = out / f"{target}_{method}_{seed}"
     if (folder / "run.json").exists() and read(folder / "run.json")["status"] == "finished":
         return
@@ -81,7 +81,7 @@ def train(out: Path, target: str, method: str, seed: int) -> None:
 
 
 def compare(out: Path) -> dict[str, Any]:
-    """All runs on the items of the diagnosis."""
+    """Compare all runs on the items of the diagnosis."""
     folder = out / "comparison"
     runs = sorted(p.parent.name for p in out.glob("*/adapter"))
     if not (folder / "comparison.json").exists() or len(read(folder / "comparison.json")["runs"]) != len(runs):
@@ -91,7 +91,7 @@ def compare(out: Path) -> dict[str, Any]:
 
 
 def lifts(comparison: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per run: its target slice, its guard."""
+    """One row per run: its target slice and its guard."""
     rows = []
     for run in comparison["runs"]:
         by = {d["slice"]: d for d in run["slices"]}
@@ -125,13 +125,13 @@ def lifts(comparison: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """All runs, one row each."""
+    """The table of all runs as Markdown."""
     right, total = (sum(v[name] for v in result["verdicts"]) for name in ("right", "slices"))
     slowest = max(v["seconds"] for v in result["verdicts"])
     lines = [
-        f"`{result['command']}`: verdict and kind right in {right} of {total} slices over",
+        f"`{result['command']}`: verdict and kind correct for {right} of {total} slices over",
         f"{len(result['verdicts'])} seeds; the slowest diagnosis took {slowest:.0f} s. Before and after: share of the",
-        "slice's items that production would accept. Guard: the slice that must not change.",
+        "slice's items with an acceptable answer. Guard: the slice that must not change.",
         "",
         "| slice | method | seed | n | before | after | change, 95 % | predicted | guard | verdict |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -145,7 +145,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def draw(diagnosis: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Left: what the diagnosis said. Right: what training did, every seed with its interval."""
+    """Left: the diagnosis. Right: the effect of training, every seed with its interval."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -191,8 +191,8 @@ def draw(diagnosis: dict[str, Any], rows: list[dict[str, Any]]) -> None:
             )
     right.set_yticks(range(len(arms)), [f"{s} · {m}" for s, m in arms])
     right.set(
-        title="Afterwards, on the same items: did training help?",
-        xlabel="share of items that production accepts",
+        title="Training, measured on the same items",
+        xlabel="share of items with an acceptable answer",
         xlim=(-0.03, 1.03),
     )
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=8)

@@ -1,4 +1,4 @@
-"""Training a small model from scratch until it can do what is asked of it; for the demo and the planted models."""
+"""Train a small model from scratch until it has the required abilities; for the demo and the planted models."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from transformers import PreTrainedTokenizerFast
 from diagnose.models.batches import padded
 
 Segments = list[tuple[str, bool]]
-"""One document as (text, is it trained on) pieces; pieces meet where the tokenizer splits in any case."""
+"""One document as (text, whether it is trained on) pieces; pieces end where the tokenizer splits anyway."""
 
 
 def batches(
     document: Callable[[], Segments], tokenizer: PreTrainedTokenizerFast, rows: int, length: int
 ) -> Iterator[torch.Tensor]:
-    """Endless [2, rows, length] tensors: token ids, and labels with -100 where nothing is learned."""
+    """Endless [2, rows, length] tensors: token ids, and labels with -100 where there is no loss."""
     ids: list[int] = []
     labels: list[int] = []
     need = rows * length
@@ -44,9 +44,9 @@ def train(
     """Constant learning rate until the model is ready, then a linear cool-down.
 
     Args:
-        ready: asked every 100 steps from args.min_steps on.
-        args: lr, min_steps, max_steps (all of them, the cool-down in time even if never ready), cool (its steps).
-        bfloat16: products in bfloat16, weights in float32; the model comes back in float32 either way.
+        ready: called every 100 steps, from args.min_steps on.
+        args: lr, min_steps, max_steps (including the cool-down, which starts in time even if never ready), cool (steps).
+        bfloat16: autocast to bfloat16; the weights stay in float32.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)
     started = time.time()
@@ -73,7 +73,7 @@ def train(
 
 @torch.no_grad()
 def says_exactly(model: Any, tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> float:
-    """Share of (context, continuation) whose every token is the argmax given the true text before it."""
+    """Share of (context, continuation) pairs in which every token is the argmax given the true text before it."""
     hits = 0
     for start in range(0, len(pairs), 64):
         part = pairs[start : start + 64]

@@ -171,7 +171,7 @@ def test_own_paths_do_not_inherit_the_demo() -> None:
 def test_a_method_s_own_misspelt_stage_is_refused() -> None:
     config = TrainConfig()
     config.method.first = {"learning_rate": 1.0}
-    with pytest.raises(BadInput, match="one stage only"):
+    with pytest.raises(BadInput, match="only one stage"):
         check_train(config)
 
 

@@ -124,7 +124,7 @@ def test_unfinished_runs_are_not_compared(demo_diagnosis: Path, tmp_path: Path) 
     write_json(tmp_path / "run.json", training_run(status="failed", reason="killed"))
     done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={tmp_path}")
     assert done.returncode == 2
-    assert "none is finished" in done.stderr and "killed" in done.stderr
+    assert "no run is finished" in done.stderr and "killed" in done.stderr
 
 
 def test_launch_trains_what_is_recommended_first(demo_diagnosis: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_one_changed_setting_of_a_stage_keeps_the_others(demo_diagnosis: Path) -
 def test_an_init_that_rewrites_the_base_blocks_dpo(demo_diagnosis: Path) -> None:
     done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=dpo", "lora.init_lora_weights=pissa")
     assert done.returncode == 3
-    assert "rewrites the base weights" in done.stderr
+    assert "modifies the base weights" in done.stderr
 
 
 # ---------------------------------------------------------------- data

@@ -113,12 +113,12 @@ def _enough(config: TrainConfig, data: dict[str, Rows]) -> Check:
 
 def _clean(data: dict[str, Rows]) -> Check:
     dropped = {reason: n for rows in data.values() for reason, n in rows.dropped.items() if reason != "other slice"}
-    text = ", ".join(f"{n} dropped: {reason}" for reason, n in dropped.items()) or "no prompt is in the eval set"
+    text = ", ".join(f"{n} dropped: {reason}" for reason, n in dropped.items()) or "no training prompt in the eval set"
     return Check("leakage", not dropped, text, blocks=False)
 
 
 def _reference(config: TrainConfig) -> Check:
     init = str(config.lora.get("init_lora_weights", ""))
     bad = config.method.name != "sft" and init.startswith(UNSAFE_INITS)
-    text = f"lora.init_lora_weights={init} modifies the base weights, so {config.method.name} has a wrong reference model"
+    text = f"lora.init_lora_weights={init} modifies the base weights; {config.method.name} would use a wrong reference"
     return Check("reference", not bad, text if bad else "the reference model is the base with the adapter disabled")
