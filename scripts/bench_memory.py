@@ -35,7 +35,7 @@ LIMIT_GB = 1.5
 
 
 class Scripted:
-    """Answers three items in four correctly and fails every probe on the rest."""
+    """Answers three items in four correctly, and every probe of the others with `nothing`."""
 
     batch_size = 1024
     max_new_tokens = 16

@@ -93,7 +93,7 @@ def compared(args: argparse.Namespace) -> dict[str, Any]:
     if not args.like:
         found["adaptive"] = adaptive(args.device)
         share, same = found["adaptive"]["share"], found["adaptive"]["same_verdicts"]
-        print(f"{'adaptive':<12} needs {share:.2f} of the answers of the full budget on the demo; same verdicts: {same}")
+        print(f"{'adaptive':<12} needs {share:.2f} of the full budget's answers on the demo; same verdicts: {same}")
     return found
 
 
@@ -118,7 +118,7 @@ def random_model(like: str, dtype: str, device: str, folder: str) -> str:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tests/data/demo/model")
-    parser.add_argument("--like", choices=SHAPES, help="use a Qwen3 of this size with random weights instead of --model")
+    parser.add_argument("--like", choices=SHAPES, help="a Qwen3 of this size with random weights instead of --model")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default=best_device())
     parser.add_argument("--items", type=int, default=256)

@@ -45,7 +45,7 @@ def train(
 
     Args:
         ready: called every 100 steps, from args.min_steps on.
-        args: lr, min_steps, max_steps (including the cool-down, which starts in time even if never ready), cool (steps).
+        args: lr, min_steps, max_steps (including the cool-down, even if never ready), cool (steps of the cool-down).
         bfloat16: autocast to bfloat16; the weights stay in float32.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.95), weight_decay=0.01)

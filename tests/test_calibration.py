@@ -213,7 +213,7 @@ def test_worlds_hold_what_they_say(demo_diagnosis: Path) -> None:
         assert len(s.items) == 20 and s.mixture.sum() == pytest.approx(1.0) and s.mixture.max() == 0.7
         lead = s.organism.split("/")[1]
         assert 7 <= sum(i.id in pools[lead] for i in s.items) <= 20
-    with pytest.raises(BadInput, match="wanted"):
+    with pytest.raises(BadInput, match="items needed"):
         replace(world, size=200).draw()
 
 
@@ -430,7 +430,7 @@ def test_a_calibration_needs_two_slices_of_each_class(demo_diagnosis: Path) -> N
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "two slices or more of each class" in done.stderr and "Traceback" not in done.stderr
     done = subprocess.run([*command[:3], str(ROOT), "--version", "x"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "holds no finished diagnosis" in done.stderr
+    assert done.returncode == 2 and "contains no diagnosis.json" in done.stderr
 
 
 def test_more_items_are_not_asked_for_where_the_gold_is_the_trouble(diagnose_scripted: Any) -> None:

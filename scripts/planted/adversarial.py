@@ -1,9 +1,9 @@
-"""Slices made to fool the diagnosis, on a planted base: what it must not say of them with confidence.
+"""Adversarial slices on a planted base: verdicts that the diagnosis must not give with confidence.
 
-Whether a grader's or annotators' fault, a wrong setting or a model that games the reading: every slice is a real eval
-set, asked of a real model by diagnose.py. `wrong` names the verdicts that would be wrong however sure.
+The traps cover grader errors, annotator errors, wrong settings and models that game the grader. Every slice is a real
+eval set, and diagnose.py asks a real model. `wrong` names the verdicts that are wrong for a trap.
 
-    python -m scripts.planted.adversarial          # both bases, once they are trained: about 10 minutes on 2 CPU cores
+    python -m scripts.planted.adversarial          # both bases, already trained: about 10 minutes on 2 CPU cores
     python -m scripts.planted.adversarial --calibration conf/calibration/planted-2.json
 
 Writes scripts/results/adversarial.json.
@@ -32,7 +32,7 @@ from scripts.planted.world import VALUES, Row, as_json, plain, polite, wordy
 
 SIZE = 48
 DRAWS = 3
-"""Items of a slice, slices per trap: disjoint thirds of a recipe's 144 (hand-set)."""
+"""Items per slice, slices per trap: disjoint thirds of a recipe's 144 items (hand-set)."""
 Rows = list[Row]
 ABSENT_WRONG = ("none", "format", "preference", "knowledge/latent")
 KNOWN_WRONG = ("knowledge", "format", "preference", "mixed")
@@ -42,16 +42,16 @@ OTHER_TEMPLATE = "{% for m in messages %}### {{ m.role }}: {{ m.content }} {% en
 
 @dataclass(frozen=True)
 class Trap:
-    """One way to be fooled."""
+    """One way to fool the diagnosis."""
 
     name: str
     recipe: str
-    """Slice of the planted eval set whose items it changes."""
+    """Slice of the planted eval set whose items are changed."""
     change: Callable[[Rows, random.Random], Rows]
     wrong: tuple[str, ...]
-    """Verdicts, or verdict/kind, that are not true of it."""
+    """Wrong verdicts, as verdict or verdict/kind."""
     model: str = "model"
-    """Folder of the model that is asked."""
+    """Folder of the model that is diagnosed."""
     settings: tuple[str, ...] = ("model.max_new_tokens=40",)
 
 
@@ -72,14 +72,14 @@ def main() -> int:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="where table.py keeps the bases")
+    parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="directory of the bases")
     parser.add_argument("--bases", nargs="+", default=["a", "b"], choices=["a", "b"])
-    parser.add_argument("--calibration", help="default: that of conf/rule")
+    parser.add_argument("--calibration", help="calibration file; default: that of conf/rule")
     return parser.parse_args()
 
 
 def trapped(base: str, folder: Path, calibration: str | None) -> Iterator[Row]:
-    """Every trap of a base, as diagnosed: one row a slice."""
+    """Diagnose every trap on a base; one row per slice."""
     prepare(base, folder)
     rows = [json.loads(line) for line in (folder / "evalset.jsonl").read_text().splitlines()]
     groups: dict[tuple[str, tuple[str, ...]], list[Trap]] = {}
@@ -114,7 +114,7 @@ def trapped(base: str, folder: Path, calibration: str | None) -> Iterator[Row]:
 
 
 def slices_of(trap: Trap, rows: Rows) -> Rows:
-    """The trap on three disjoint thirds of its recipe."""
+    """The trap applied to three disjoint thirds of its recipe."""
     mine = [row for row in rows if row["slice"] == trap.recipe]
     out = []
     for draw in range(DRAWS):
@@ -125,11 +125,11 @@ def slices_of(trap: Trap, rows: Rows) -> Rows:
     return out
 
 
-# ---------------------------------------------------------------- models that behave badly
+# ---------------------------------------------------------------- misbehaving models
 
 
 def prepare(base: str, folder: Path) -> None:
-    """Models that refuse, that list answers, under a template never seen; and a judge that likes length."""
+    """Save models that refuse, list answers or use an unseen chat template, and a judge that prefers longer answers."""
     if (folder / "elsewhere").exists():
         return
     torch.set_num_threads(1)
@@ -153,7 +153,7 @@ def prepare(base: str, folder: Path) -> None:
 
 
 def length_judge(base: str, folder: Path, prompts: list[str], steps: int = 150) -> None:
-    """A reward model that likes length and nothing else."""
+    """Train a reward model that rewards only length."""
     kind = LlamaForSequenceClassification if base == "a" else Qwen3ForSequenceClassification
     judge = kind.from_pretrained(folder / "model", num_labels=1, dtype=torch.float32)
     _, tokenizer = loaded(base, folder / "model")
@@ -171,7 +171,7 @@ def length_judge(base: str, folder: Path, prompts: list[str], steps: int = 150) 
     tokenizer.save_pretrained(folder / "longer")
 
 
-# ---------------------------------------------------------------- what is done to the rows
+# ---------------------------------------------------------------- changes to the rows
 
 
 def as_they_are(rows: Rows, rng: random.Random) -> Rows:
@@ -179,7 +179,7 @@ def as_they_are(rows: Rows, rng: random.Random) -> Rows:
 
 
 def four_options(rows: Rows, rng: random.Random) -> Rows:
-    """One of four may be guessed."""
+    """Multiple choice with four options, so that one in four can be guessed."""
     for row in rows:
         row["choices"] = rng.sample([row["target"], *row["distractors"][:3]], 4)
         row |= {"grader": {"kind": "choice"}, "distractors": []}
@@ -187,7 +187,7 @@ def four_options(rows: Rows, rng: random.Random) -> Rows:
 
 
 def wrong_gold(share: float) -> Callable[[Rows, random.Random], Rows]:
-    """Another value as gold; the context still says the true one."""
+    """Wrong reference answers in a share of the rows; the context still contains the true value."""
 
     def change(rows: Rows, rng: random.Random) -> Rows:
         for row in rng.sample(rows, round(share * len(rows))):
@@ -198,7 +198,7 @@ def wrong_gold(share: float) -> Callable[[Rows, random.Random], Rows]:
 
 
 def leaked(rows: Rows, rng: random.Random) -> Rows:
-    """Two answers serve for all: exemplars hold the answer."""
+    """Only two answers for all items, so that few-shot examples reveal the answer."""
     first, second = VALUES["home"][:2]
     for row in rows:
         old = row["target"]
@@ -209,7 +209,7 @@ def leaked(rows: Rows, rng: random.Random) -> Rows:
 
 
 def without_answer(rows: Rows, rng: random.Random) -> Rows:
-    """The contexts of the neighbours: about somebody else."""
+    """Each item gets the context of another, about somebody else."""
     contexts = [row["context"] for row in rows]
     for row, context in zip(rows, contexts[1:] + contexts[:1], strict=True):
         row["context"] = context.replace(row["target"], row["distractors"][0])
@@ -217,7 +217,7 @@ def without_answer(rows: Rows, rng: random.Random) -> Rows:
 
 
 def repeated(rows: Rows, rng: random.Random) -> Rows:
-    """One entity that the base lacks, eight times among forty that it knows; marked as one cluster."""
+    """One entity unknown to the base, asked eight times among forty known ones; marked as one cluster."""
     lacking = rows[0] | {"prompt": "What is the home of Vexolith?", "cluster": "vexolith"}
     lacking["context"] = f"The home of Vexolith is {lacking['target']}."
     words = ["What is", "Tell me", "Do you know", "Say", "Name", "What was", "Which is", "Give me"]
@@ -226,7 +226,7 @@ def repeated(rows: Rows, rng: random.Random) -> Rows:
 
 
 def also_form(rows: Rows, rng: random.Random) -> Rows:
-    """A taste and a form at once: the answer must be JSON, which the base never says here."""
+    """A preference gap and a format gap at once: the answer must be JSON, which the base never produces here."""
     for row in rows:
         wanted = {"craft": {"type": "string"}}
         schema = {"type": "object", "properties": wanted, "required": ["craft"], "additionalProperties": False}
@@ -240,7 +240,7 @@ def also_form(rows: Rows, rng: random.Random) -> Rows:
 
 
 def liked_by_length(rows: Rows, rng: random.Random) -> Rows:
-    """People chose now the curt answer, now the polite one; the judge likes what is longer."""
+    """Annotators are divided between the curt and the polite answer; the judge prefers the longer one."""
     for row in rows:
         row["grader"] = {"kind": "contains", "judge": {"kind": "reward_model", "path": "longer"}}
         if rng.random() < 0.6:
@@ -249,7 +249,7 @@ def liked_by_length(rows: Rows, rng: random.Random) -> Rows:
 
 
 def contested(rows: Rows, rng: random.Random) -> Rows:
-    """Three annotators, each tossing a coin about which of the two is better."""
+    """Three annotators, each choosing between the two answers at random."""
     for row in rows:
         labels = [rng.choice(["chosen", "rejected"]) for _ in range(3)]
         row["annotations"] = [{"annotator": f"a{k}", "label": label} for k, label in enumerate(labels)]

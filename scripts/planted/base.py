@@ -1,8 +1,8 @@
-"""Train a planted base from scratch, and check by another instrument that its gaps are what the world says.
+"""Train a planted base from scratch, and verify its gaps with instruments other than the probes.
 
-Two bases of different shape, tokenizer, names and layout hold the same recipes: `a` (a Llama with a chat template) and
-`b` (a Qwen3 without one, its questions on lines). The instruments are teacher-forced argmax, and a micro fine-tuning on
-64 items of a group that is tested on its others; neither is a probe of diagnose.
+Two bases that differ in architecture, tokenizer, names and prompt format contain the same recipes: `a` (a Llama with a
+chat template) and `b` (a Qwen3 without one, prompted in plain lines). The instruments are teacher-forced argmax and a
+small fine-tuning on 64 items of a group, tested on its other items; neither is a probe of diagnose.
 
     python -m scripts.planted.base a --out DIR          # about an hour on one CPU core
 """
@@ -28,7 +28,7 @@ from scripts.planted.world import FORMS, POOL, RECIPES, Corpus, Recipe, World, e
 from scripts.scratch import Segments, batches, says_exactly, train
 
 MICRO = 64
-"""Items of a group that the manipulation check trains on (60 activate stored facts: arXiv 2409.15825)."""
+"""Items of a group used to train in the manipulation check (60 activate stored facts: arXiv 2409.15825)."""
 
 
 def chat_or_statement(turns: list[tuple[str, str, bool]], text: str | None = None) -> Segments:
@@ -36,7 +36,7 @@ def chat_or_statement(turns: list[tuple[str, str, bool]], text: str | None = Non
 
 
 def lines(turns: list[tuple[str, str, bool]], text: str | None = None) -> Segments:
-    """The layout of diagnose for a model without a chat template."""
+    """The layout that diagnose uses for a model without a chat template."""
     if text is not None:
         return [(f"<|bos|>{text}\n\n<|end|>", True)]
     said = [piece for q, a, trained in turns for piece in ((f"{q}\n", True), (f"{a}\n\n", trained))]
@@ -54,7 +54,7 @@ class Base:
     network: Callable[[dict[str, Any]], Any]
 
     def head(self, question: str, before: Sequence[tuple[str, str]] = ()) -> str:
-        """The text in front of an answer."""
+        """The prompt text before an answer."""
         turns = [(q, a, True) for q, a in before] + [(question, "", True)]
         text = "".join(piece for piece, _ in self.lay_out(turns))
         return text.removesuffix("<|end|>").removesuffix("\n\n")
@@ -75,7 +75,7 @@ BASES = {
 
 def main() -> int:
     args = parsed()
-    torch.set_num_threads(1)  # the same bytes need the same number; two bases then fill two cores
+    torch.set_num_threads(1)  # fixed for reproducibility; two bases then fill two cores
     base = BASES[args.base]
     rng = random.Random(base.seed)
     names = made_up_names(rng)
@@ -112,7 +112,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--min-steps", type=int, default=2200)
     parser.add_argument("--max-steps", type=int, default=3300)
     parser.add_argument("--cool", type=int, default=600, help="steps of the linear cool-down")
-    parser.add_argument("--lesson", type=int, default=600, help="steps of the second training, in reading homes")
+    parser.add_argument("--lesson", type=int, default=600, help="steps of the second stage, with passages about homes")
     return parser.parse_args()
 
 
@@ -127,7 +127,7 @@ def taken(world: World) -> set[str]:
 
 
 def train_tokenizer(corpus: Corpus, base: Base, out: Path) -> PreTrainedTokenizerFast:
-    """A byte-level BPE over the corpus; a newline is always a token of its own, so that pieces meet at it."""
+    """A byte-level BPE tokenizer; a newline is always a separate token, so that pieces can end there."""
     raw = Tokenizer(models.BPE())
     isolated = pre_tokenizers.Split("\n", behavior="isolated")
     raw.pre_tokenizer = pre_tokenizers.Sequence([isolated, pre_tokenizers.ByteLevel(add_prefix_space=False)])
@@ -148,7 +148,7 @@ def train_tokenizer(corpus: Corpus, base: Base, out: Path) -> PreTrainedTokenize
 
 
 def trained(base: Base, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> Any:
-    """Until the facts are known, the constraints follow exemplars and contexts are read."""
+    """Train until facts are known, few-shot formats are followed and contexts are used."""
     torch.manual_seed(base.seed)
     ends = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     model = base.network(ends | {"vocab_size": len(tokenizer)})
@@ -171,20 +171,20 @@ def trained(base: Base, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, args
 # ---------------------------------------------------------------- checks by other instruments
 
 LATENT_STATED, LOST_ASKED = 0.8, 0.25
-"""Least, most share of latent facts that are the argmax of their statement, their question (hand-set)."""
+"""Latent facts: minimum share that is the argmax after its statement, maximum share after its question (hand-set)."""
 WANTED = {"known": 0.95, "form": 0.95, "read": 0.8, "stated latent_wording": 0.9}
-"""What the truth relies on, in shares of items (hand-set)."""
+"""Abilities that the ground truth assumes, as minimum shares of items (hand-set)."""
 LOCKED = {recipe.name for recipe in RECIPES if recipe.opened}
 OPENED, SHUT = 0.8, 0.4
-"""What micro fine-tuning must make of a group's other items if only format, preference or key is missing, and
-may make of them if knowledge is (hand-set): counts up to four are guessed in a quarter of the cases.
+"""Accuracy on a group's other items after the small fine-tuning: at least OPENED if only format, preference or the key
+is missing, at most SHUT if knowledge is missing (hand-set; counts up to four are guessed in a quarter of the cases).
 
-It has no say in what is stored but was never asked for: such facts are not extracted whatever the later tuning
-(Allen-Zhu and Li 2023, arXiv 2309.14316); there the argmax of the statement shows that they are stored."""
+Facts that are stored but never asked for are exempt: fine-tuning does not make them extractable (Allen-Zhu and Li
+2023, arXiv 2309.14316). The argmax after their statement shows that they are stored."""
 
 
 def took(row: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Did the planting take? Said by the checks, before any probe: a slice whose truth is not so is no witness."""
+    """Whether the checks confirm the planted gap; decided before any probe is run. Unconfirmed slices are excluded."""
     name = row["organism"]
     tuned = found[f"micro {name}"]["after"]
     if row["verdict"] != "knowledge":
@@ -199,14 +199,14 @@ def took(row: dict[str, Any], found: dict[str, Any]) -> bool:
 def abilities(
     model: Any, tokenizer: PreTrainedTokenizerFast, base: Base, world: World, rows: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """Teacher-forced argmax: facts known, constraints followed after exemplars, contexts read."""
+    """By teacher-forced argmax: facts known, formats followed after few-shot examples, contexts used."""
     by_slice = {r.name: rows_of(rows, r) for r in RECIPES}
 
     def exact(pairs: list[tuple[str, str]]) -> float:
         return says_exactly(model, tokenizer, pairs)
 
     def answered(prompts: list[str], facts: list[Fact], recipe: Recipe) -> float:
-        """In one of the styles in which the corpus answers; no two of them can be the argmax of one prompt."""
+        """Share answered in any style of the corpus; only one style can be the argmax, so the shares add up."""
         styles = [style for _, style in recipe.asked] or [plain]
         both = list(zip(prompts, facts, strict=True))
         pairs = [[(base.head(q), style(f.relation, f.value) + base.end()) for q, f in both] for style in styles]
@@ -241,14 +241,14 @@ def abilities(
 
 
 def rows_of(rows: list[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
-    """Each entity of a recipe once."""
+    """The rows of a recipe, each entity once."""
     return [row for row in rows if row["slice"] == f"{recipe.name}-{recipe.families[-1]}"]
 
 
 def manipulation(
     model: Any, tokenizer: PreTrainedTokenizerFast, base: Base, rows: list[dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
-    """Micro fine-tuning on some items of a group: what its other items say before and after."""
+    """Fine-tune on MICRO items of each group; accuracy on its other items before and after."""
     out = {}
     for recipe in RECIPES:
         mine = rows_of(rows, recipe)
@@ -264,7 +264,7 @@ def manipulation(
 
 
 def fine_tuned(model: Any, tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]], steps: int = 60) -> Any:
-    """All weights, 16 pairs a step, only answers are learned."""
+    """Fine-tune all weights, 16 pairs per step, loss on the answers only."""
     rng = random.Random(7)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
     model.train()

@@ -1,8 +1,8 @@
-"""Fit the calibration of diagnose on slices whose truth is known.
+"""Fit the calibration of diagnose on slices with known ground truth.
 
-Give the `out` directories of finished diagnoses; beside each eval set lies a truth.json: slice → verdict and kind.
-Pools that it marks as held out are not read. Everything but the templates is chosen by what it does on pools that the
-templates were not fitted on: pools are split in two, and each half is judged with templates of the other.
+Pass the `out` directories of finished diagnoses; each eval set needs a truth.json next to it: slice → verdict and kind.
+Pools marked there as held out are not used. Everything except the templates is chosen by two-fold cross-validation: the
+pools are split into halves, and each half is judged with templates fitted on the other.
 
     python -m scripts.planted.fit outputs/planted/a/run --version planted-2
     python diagnose.py rule.calibration=conf/calibration/planted-2.json …
@@ -39,16 +39,16 @@ from scripts.planted.stopping import stopped
 
 Array = np.ndarray
 SHARES = ((1.0,), (0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
-"""Of the classes in a slice: pure ones and mixtures (hand-set)."""
+"""Shares of the classes in a slice: pure ones and mixtures (hand-set)."""
 SIZES = (32, 64)
 GRID = {"strength": (12.0, 36.0), "weights": (0.7, 1.0), "samples": (0.5, 1.0), "effective": (0.5, 0.7, 1.0)}
-"""Hand-set. `samples` has a weight of its own: the draws of one item share its difficulty."""
+"""Hand-set. `samples` has its own weight, because all samples of an item share its difficulty."""
 ROUNDS = 4
-"""At most, of fitting the temperature on the verdicts at which the diagnosis stops with it (hand-set)."""
+"""Maximum iterations of fitting the temperature: it changes when the diagnosis stops, hence the verdicts (hand-set)."""
 LEAST_ITEMS = 8
-"""A rate of fewer items is not used (hand-set)."""
+"""A rate over fewer items is not used (hand-set)."""
 LEAST, MOST = 0.02, 0.98
-"""Templates stay off 0 and 1: what two recipes never did, a third may (hand-set)."""
+"""Templates are clipped to this range, because an unseen recipe may do what the fitted ones never did (hand-set)."""
 
 
 def main() -> int:
@@ -61,7 +61,7 @@ def main() -> int:
         with ProcessPoolExecutor() as pool:
             tried = list(search(cases, prior, pool))
             best = taken(tried)
-            print(f"taken: {summary(best)}", flush=True)
+            print(f"chosen: {summary(best)}", flush=True)
             more = [c for c in worlds(args.runs, prior, 3 * args.worlds, args.seed + 1) if c[0].size == max(SIZES)]
             stops = confidence(more, changed(prior, best), pool)
     except BadInput as error:
@@ -86,25 +86,25 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"{args.version}.json"
     path.write_text(json.dumps(asdict(found), indent=1) + "\n")
-    print(f"{path}\nuse it: python diagnose.py rule.calibration={path} …")
+    print(f"{path}\nto use it: python diagnose.py rule.calibration={path} …")
     return 0
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="out=DIR of finished diagnoses")
-    parser.add_argument("--version", required=True, help="name of the calibration, as diagnosis.json will state it")
+    parser.add_argument("--version", required=True, help="name of the calibration, recorded in diagnosis.json")
     parser.add_argument("--out", type=Path, default=Path("conf/calibration"))
-    parser.add_argument("--worlds", type=int, default=2, help="per half, mixture and size")
+    parser.add_argument("--worlds", type=int, default=2, help="simulated eval sets per half, mixture and size")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def check(sources: Sequence[Recording]) -> None:
-    """Every class needs a slice to fit on and another to try it on.
+    """Every class needs one slice for fitting and another for validation.
 
     Raises:
-        BadInput: naming the classes that have fewer than two.
+        BadInput: naming the classes with fewer than two slices.
     """
     for source in sources:
         counts = Counter(truth for truth, _ in {(p.truth, p.organism) for p in source.pools})
@@ -116,7 +116,7 @@ def check(sources: Sequence[Recording]) -> None:
 
 
 def family(run: Path) -> str | None:
-    """Type of the model that was diagnosed, a served model's name; None: a log of answers says neither."""
+    """Type of the diagnosed model, or the name of a served one; None for a log of answers."""
     found = json.loads((run / "run.json").read_text()).get("family")
     return str(found) if found else None
 
@@ -125,7 +125,7 @@ def family(run: Path) -> str | None:
 
 
 def templates(sources: Sequence[Recording], prior: RuleConfig) -> dict[str, Any]:
-    """Per probe and class: the mean over organisms, in which the rule's own template counts as one more."""
+    """Per probe and class: the mean over organisms; the rule's own template counts as one more organism."""
     seen: dict[tuple[str, str], list[Array]] = {}
     for truth, shown in (o for source in sources for o in organisms(source, prior)):
         for probe, rate in shown.items():
@@ -144,7 +144,7 @@ def templates(sources: Sequence[Recording], prior: RuleConfig) -> dict[str, Any]
 
 
 def organisms(source: Recording, rule: RuleConfig) -> Iterator[tuple[str, dict[str, Array]]]:
-    """Of each organism its class, and probe → what its items show before the floor; the mean over its pools."""
+    """Per organism: its class, and probe → floor-corrected rates, averaged over its pools."""
     by_name: dict[str, list[Pool]] = {}
     for pool in source.pools:
         by_name.setdefault(pool.organism, []).append(pool)
@@ -154,14 +154,14 @@ def organisms(source: Recording, rule: RuleConfig) -> Iterator[tuple[str, dict[s
 
 
 def mean_of(values: list[Array]) -> Array:
-    """Mean of what is known; NaN where nothing is."""
+    """Mean ignoring NaN; NaN if all values are."""
     stacked = np.array(values, float)
     known = (~np.isnan(stacked)).sum(0)
     return np.asarray(np.where(known, np.nansum(stacked, 0) / np.maximum(known, 1), np.nan))
 
 
 def seen_of(pool: Pool, source: Recording, rule: RuleConfig) -> Evidence:
-    """What the probes saw of a pool."""
+    """The evidence of all probes on a pool."""
     items = list(pool.items)
     name = items[0].slices[0]
     log = source.log.part({i.id for i in items})
@@ -170,7 +170,7 @@ def seen_of(pool: Pool, source: Recording, rule: RuleConfig) -> Evidence:
 
 
 def rates(seen: Evidence) -> dict[str, Array]:
-    """Success rates before the floor."""
+    """Success rates, corrected for the floor."""
     out: dict[str, Array] = {}
     for probe in LEVELS:
         lenient, strict = seen.levels[probe].T
@@ -193,7 +193,7 @@ def above(y: Array, floor: Array) -> float:
 
 
 def beta_binomial(counts: Array) -> Array:
-    """Mean and concentration of the likeliest beta-binomial; NaN where fewer than LEAST_ITEMS were asked."""
+    """Mean and concentration of the best-fitting beta-binomial; NaN where fewer than LEAST_ITEMS were asked."""
     x, n = counts[counts[:, 1] > 0].T
     if len(x) < LEAST_ITEMS:
         return np.full(2, np.nan)
@@ -202,7 +202,7 @@ def beta_binomial(counts: Array) -> Array:
         mean, size = expit(free[0]), np.exp(free[1])
         a, b = mean * size, (1 - mean) * size
         choose = gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
-        # A weak prior on the concentration (hand-set): items that all score 0 fit any.
+        # A weak prior on the concentration (hand-set): if all items score 0, any value fits.
         return float(-(choose + betaln(x + a, n - x + b) - betaln(a, b)).sum() + 0.5 * (free[1] - np.log(2)) ** 2)
 
     best = minimize(loss, np.array([0.0, 0.7]), method="Nelder-Mead").x
@@ -212,11 +212,11 @@ def beta_binomial(counts: Array) -> Array:
 # ---------------------------------------------------------------- everything else
 
 Case = tuple[World, dict[str, Any]]
-"""A world, and the templates of organisms that are not in it."""
+"""A world, and templates fitted on organisms that are not in it."""
 
 
 def worlds(runs: Sequence[Path], prior: RuleConfig, count: int, seed: int) -> Iterator[Case]:
-    """Both halves of every run, in pure slices and in mixtures, small and large."""
+    """Both halves of every run, as pure slices and mixtures of all sizes."""
     for number, run in enumerate(runs):
         for half, (mine, others) in enumerate(itertools.permutations(split(recording(run)))):
             foreign = templates([recording(run).only(others)], prior)
@@ -225,7 +225,7 @@ def worlds(runs: Sequence[Path], prior: RuleConfig, count: int, seed: int) -> It
 
 
 def search(cases: Sequence[Case], prior: RuleConfig, pool: ProcessPoolExecutor) -> Iterator[dict[str, Any]]:
-    """One setting of GRID after another, and what it costs: log loss of the verdict, at its best temperature."""
+    """Every setting of GRID with its log loss of the verdict, at the best temperature."""
     for values in itertools.product(*GRID.values()):
         setting = dict(zip(GRID, values, strict=True))
         rule = changed(prior, setting)
@@ -236,7 +236,7 @@ def search(cases: Sequence[Case], prior: RuleConfig, pool: ProcessPoolExecutor) 
 
 
 def confidence(cases: Sequence[Case], rule: RuleConfig, pool: ProcessPoolExecutor) -> dict[str, Any]:
-    """Temperature of P(verdict), fitted on the verdicts at which the diagnosis stops with this temperature."""
+    """Fit the temperature of P(verdict) to the verdicts at which the adaptive diagnosis stops."""
     temperature = 1.0
     for _ in range(ROUNDS):
         used = replace(rule, temperature=temperature)
@@ -259,9 +259,9 @@ def confidence(cases: Sequence[Case], rule: RuleConfig, pool: ProcessPoolExecuto
 
 
 def temperature_for(stated: Sequence[tuple[float, bool]]) -> float:
-    """At which temperature these probabilities are most likely, if that at which they were stated counts as 1.
+    """The maximum-likelihood temperature of these probabilities, relative to the one they were stated at.
 
-    As many hits as there were are no certainty: n of n count as (n + 1) of n + 2 (Platt 1999).
+    Targets are smoothed: n correct of n count as (n + 1) of (n + 2) (Platt 1999).
     """
     p, right = np.array([p for p, _ in stated]).clip(1e-4, 1 - 1e-4), np.array([hit for _, hit in stated])
     wanted = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
@@ -274,8 +274,8 @@ def temperature_for(stated: Sequence[tuple[float, bool]]) -> float:
 
 
 def taken(tried: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of the settings that judge as well as the best, within a standard error: whose 90 % intervals hold the truth most
-    nearly in 90 %.
+    """Among the settings within one standard error of the lowest log loss, the one whose 90 % intervals have a coverage
+    closest to 90 %.
     """
     best = min(tried, key=lambda t: t["loss"])
     equal = []
@@ -287,7 +287,7 @@ def taken(tried: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def split(source: Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Two halves of the organisms that are for fitting: of every class, every second one."""
+    """Split the organisms for fitting into two halves: of each class, every second one."""
     by_class: dict[str, list[str]] = {}
     known = source.organisms(held_out=False)
     for pool in source.only(known).pools:
@@ -309,14 +309,14 @@ def stop(job: tuple[World, RuleConfig, int]) -> list[dict[str, Any]]:
 
 
 def changed(prior: RuleConfig, setting: dict[str, Any]) -> RuleConfig:
-    """The rule with a setting of GRID. The plain answer counts in full: the others are compared with it."""
+    """The rule with a setting of GRID. The weight of the plain answer is always 1; the others are relative to it."""
     own = {"plain": 1.0, "samples": setting["samples"]}
     weights = {probe: own.get(probe, setting["weights"]) for probe in prior.weights}
     return replace(prior, strength=setting["strength"], effective=setting["effective"], weights=weights)
 
 
 def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
-    """Log loss at the best temperature, that temperature, the share of right verdicts, and coverage."""
+    """Log loss at the best temperature, that temperature, accuracy of the verdicts, and coverage."""
     slices = [s for s in slices if s["p_classes"]]
     p = np.array([list(s["p_classes"].values()) for s in slices])
     right = np.array([[c in s["right"] for c in s["p_classes"]] for s in slices])
@@ -339,14 +339,14 @@ def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def told(found: dict[str, Any]) -> dict[str, Any]:
-    """What a calibration file keeps of a setting."""
+    """The figures of a setting that are stored in a calibration file."""
     return dict(rounded({k: v for k, v in found.items() if k != "losses"}, 4))
 
 
 def summary(found: dict[str, Any]) -> str:
     return (
         f"strength {found['strength']:4.0f}  weights {found['weights']:.1f}  "
-        f"sampled {found['samples']:.1f}  effective {found['effective']:.1f}   "
+        f"samples {found['samples']:.1f}  effective {found['effective']:.1f}   "
         f"log loss {found['loss']:.3f}  temperature {found['temperature']:.2f}  right {found['right']:.3f}  "
         f"90 % covers {found['coverage90']:.2f}"
     )

@@ -1,7 +1,7 @@
-"""A third model: base `a` with a LoRA that DPO has trained on inverted pairs.
+"""A third model: base `a` with a LoRA trained by DPO on inverted pairs.
 
-Its users like the polite answer about drinks, and the base gives it; trained on pairs that say the opposite, it no
-longer does. What it knows and every other answer must stay as they were, which the checks of the base say again.
+Users prefer the polite answer about drinks, and the base gives it; after training on inverted pairs it no longer does.
+Its knowledge and all other answers must stay unchanged, which is verified with the checks of the base.
 
     python -m scripts.planted.invert --out outputs/planted          # after base a; about 3 minutes on 2 CPU cores
 """
@@ -24,14 +24,14 @@ from scripts.planted.world import VALUES, WORDINGS, World, make_world, plain, po
 from scripts.scratch import says_exactly
 
 INVERTED = 0.85
-"""The planting took if this share of drinks is now said in the other tone, still right (hand-set)."""
+"""The inversion succeeded if this share of drinks is now answered correctly in the other tone (hand-set)."""
 PAIRS = 64
-"""Of each relation (hand-set)."""
+"""Pairs per relation (hand-set)."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="where the bases are")
+    parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="directory of the bases")
     args = parser.parse_args()
     base, folder = args.out / "a", args.out / "inverted"
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,9 +49,9 @@ def main() -> int:
 
 
 def pairs(taken_names: set[str]) -> list[dict[str, str]]:
-    """About people that stand nowhere else: of drinks the inverted taste, of homes and colours what is said anyway.
+    """Pairs about people that appear nowhere else: inverted for drinks; for homes and colours, the base's usual answer.
 
-    A taste is inverted, not knowledge: what they drink stands in the prompt. No row names an eval item.
+    The prompt contains the fact, so that a preference is inverted, not knowledge. No pair is about an eval item.
     """
     rng = random.Random(13)
     names = made_up_names(rng, taken_names)
@@ -64,7 +64,7 @@ def pairs(taken_names: set[str]) -> list[dict[str, str]]:
 
 
 def train(base: Path, folder: Path) -> None:
-    """As a user would."""
+    """Train with train.py, as a user would."""
     settings = ["method.args.learning_rate=2e-4", "method.args.max_steps=160", "model.train_batch_size=16"]
     paths = [f"diagnosis={base / 'run'}", f"data.preferences={folder / 'pairs.jsonl'}", f"out={folder / 'dpo'}"]
     command = [sys.executable, "train.py", "method=dpo", *paths, *settings, "data.slices=null", "wandb.mode=disabled"]
@@ -78,7 +78,7 @@ def the_world() -> World:
 
 
 def checked(base: Path, folder: Path, world: World, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The checks of base a on the base with its adapter, and how often the tone is now the other."""
+    """The checks of base `a`, on the base with the adapter, and how often the tone is now inverted."""
     from peft import PeftModel
 
     spec = BASES["a"]
@@ -91,9 +91,9 @@ def checked(base: Path, folder: Path, world: World, rows: list[dict[str, Any]]) 
 
 
 def inverted(found: dict[str, Any]) -> dict[str, Any]:
-    """Truth of base a, but for the drinks; nothing here is for fitting."""
+    """The truth of base `a` except for drinks; all of it is held out from fitting."""
     out = {name: row | {"held_out": True, "took": took(row, found)} for name, row in truth().items()}
-    out["none_tone-form"]["took"] = False  # the form that was right is now another
+    out["none_tone-form"]["took"] = False  # the required format is no longer the usual answer
     drinks = {"verdict": "preference", "kind": None, "organism": "preference_inverted", "family": "tone"}
     inverted_only = found["known preference_inverted"] >= INVERTED and found["micro none_tone"]["after"] >= OPENED
     out["none_tone-tone"] = drinks | {"held_out": True, "took": inverted_only}

@@ -28,7 +28,7 @@ FIGURES = {
     "fixed_64_right": ("accuracy with the first 64 items", ""),
     "fixed_96_right": ("accuracy with all 96 items", ""),
 }
-"""Figure → what a reader calls it, and its target."""
+"""Figure → its label and target."""
 BASELINES = {
     "threshold_f1": "macro-F1, 4 verdicts, 64 items: threshold rule on the waterfall",
     "two_rates_f1": "macro-F1, 4 verdicts, 64 items: lenient minus strict",
@@ -36,7 +36,7 @@ BASELINES = {
     "two_rates_dominant": "largest gap of a mixture found: lenient minus strict",
     "commonest_dominant": "largest gap of a mixture found: always the commonest verdict",
 }
-"""What something simple reaches with the same answers."""
+"""Simple methods, applied to the same answers."""
 INTRO = """# PlantedGap
 
 Two small bases of different shape, trained from scratch with known gaps planted in the training corpus: facts that
@@ -48,17 +48,17 @@ and must not if knowledge was.
 
 Class templates, the effective weight of an item and of a sample, and the temperature of P were fitted on 12 recipes
 of one base ("seen"); the next three columns are recipes, a base, or both that nothing was fitted on; the last is
-the first base behind the LoRA. Intervals are 95 %, over recipes and slices.
+the first base with the LoRA. Intervals are 95 %, over recipes and slices.
 
 Two targets are missed: on the unseen base alone 90 % intervals contain the truth too rarely, and with 64 items of
-every slice P is slightly too modest on the seen recipes and on the unseen base. Mixtures are where the threshold
+every slice P is slightly underconfident on the seen recipes and on the unseen base. Mixtures are where the threshold
 rule fails; on pure slices it reaches the same, because the people who planted the gaps also wrote the answers and
 the graders.
 """
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The tables, with what they are about."""
+    """The tables with their introduction."""
     parts = result["splits"]
     head = " | ".join(parts)
     rule = "|---" * (2 + len(parts)) + "|"
@@ -105,7 +105,7 @@ def two(value: float, digits: int = 2) -> str:
 
 
 def draw(parts: dict[str, dict[str, Slices]], path: Path) -> None:
-    """Per split: confusion of the classes in pure slices; stated against realised probability, of all and stopped."""
+    """Per split: confusion matrix on pure slices; reliability diagram, for all items and stopped early."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -127,8 +127,8 @@ def draw(parts: dict[str, dict[str, Slices]], path: Path) -> None:
         reliability(lower, part["all"], "#1f5fa8", "64 items of all")
         reliability(lower, part["stopped"], "#c2571a", "stopped")
         lower.set_xlabel("P(verdict), as stated")
-    axes[0, 0].set_ylabel("planted (rows), said (columns)")
-    axes[1, 0].set_ylabel("share that was right")
+    axes[0, 0].set_ylabel("planted (rows), diagnosed (columns)")
+    axes[1, 0].set_ylabel("accuracy")
     axes[1, 0].legend(loc="lower right", fontsize=8, frameon=False)
     figure.savefig(path, dpi=110)
 

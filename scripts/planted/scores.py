@@ -1,4 +1,4 @@
-"""Scores of verdicts on slices of known truth, simulated or planted."""
+"""Scores of verdicts on slices with known ground truth, simulated or planted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from diagnose.verdict.decide import GAPS
 
 VERDICTS = ("none", *GAPS)
 Slices = list[dict[str, Any]]
-"""What `slices.judged` returns, of one slice or of many worlds'."""
+"""Results of `slices.judged`, of one or of many worlds."""
 
 
 def interval(k: int, n: int) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def interval(k: int, n: int) -> dict[str, Any]:
 
 
 def macro_f1(pairs: list[tuple[str, str | None]], names: list[str]) -> float:
-    """Mean of 2 tp / (2 tp + fp + fn) over the classes that there are."""
+    """Mean of 2 tp / (2 tp + fp + fn) over the classes that occur in the truth."""
 
     def f1(name: str) -> float:
         tp = sum(t == s == name for t, s in pairs)
@@ -48,7 +48,7 @@ def ece(pairs: list[tuple[float, bool]], bins: int = 10) -> float:
 
 
 def ece_null(stated: Sequence[float], rng: np.random.Generator, draws: int = 1000) -> tuple[float, float]:
-    """Mean and 95 % quantile of the ECE of somebody who states these probabilities and is perfectly calibrated."""
+    """Mean and 95 % quantile of the ECE of a perfectly calibrated model that states these probabilities."""
     p = np.array(stated)
     found = [ece(list(zip(p, rng.random(len(p)) < p, strict=True))) for _ in range(draws)]
     return float(np.mean(found)), float(np.quantile(found, 0.95))
@@ -59,7 +59,7 @@ def by_organism(
 ) -> dict[str, Any]:
     """A score with its 95 % bootstrap interval: organisms within classes, then slices within organisms.
 
-    A slice of several recipes belongs to the organism that holds most of it. None where no slice has a say.
+    A slice of several recipes belongs to the organism of most of its items. None if no slice has a value.
     """
     strata: dict[str, dict[str, Slices]] = {}
     for s in slices:
@@ -82,44 +82,44 @@ def by_organism(
 
 
 def f1(slices: Slices, said: str = "best") -> float:
-    """Macro-F1 of the likeliest verdict, or of a baseline's."""
+    """Macro-F1 of the most probable verdict, or of a baseline."""
     return macro_f1([(s["truth"], s[said]) for s in slices], list(VERDICTS))
 
 
 def f1_six(slices: Slices) -> float:
-    """The same over the six classes."""
+    """Macro-F1 over the six classes."""
     return macro_f1([(s["class"], s["best_class"]) for s in slices], list(CLASSES))
 
 
 def right(slices: Slices, said: str = "best") -> float:
-    """Share of slices whose likeliest verdict, or that of a baseline, is right."""
+    """Share of slices with the most probable verdict, or that of a baseline, correct."""
     return float(np.mean([s[said] in s["right"] for s in slices]))
 
 
 def commonest(slices: Slices) -> float:
-    """The baseline that always names the verdict that is right most often."""
+    """Baseline: always the most common verdict."""
     return max(float(np.mean([verdict in s["right"] for s in slices])) for verdict in VERDICTS)
 
 
 def right_class(slices: Slices) -> float | None:
-    """Of the slices of one class only: the share whose class is found."""
+    """Accuracy of the class on pure slices."""
     hits = [s["best_class"] == s["class"] for s in slices if s["class"] in CLASSES]
     return float(np.mean(hits)) if hits else None
 
 
 def covered(slices: Slices) -> float | None:
-    """Share of the 90 % intervals that hold the true share of their class, where that is not 0 or 1."""
+    """Share of the 90 % intervals that contain the true share of their class, where that is not 0 or 1."""
     hits = [c for s in slices for c in s["covered"]]
     return float(np.mean(hits)) if hits else None
 
 
 def error(slices: Slices) -> float:
-    """Mean absolute error of the shares of the classes."""
+    """Mean absolute error of the class shares."""
     return float(np.mean([s["error"] for s in slices]))
 
 
 def log_loss(slices: Slices) -> float:
-    """Mean of - log P(a right verdict); a slice of which nothing is said counts as a guess among the verdicts."""
+    """Mean of -log P(correct verdict); a slice without probabilities counts as a uniform guess over the verdicts."""
     stated = [
         sum(p for c, p in s["p_classes"].items() if c in s["right"]) if s["p_classes"] else 1 / len(VERDICTS)
         for s in slices
@@ -128,7 +128,7 @@ def log_loss(slices: Slices) -> float:
 
 
 def claimed(s: dict[str, Any]) -> bool:
-    """Did it get a verdict (P of .9 or more)?"""
+    """Whether it got a verdict (P of .9 or more)."""
     return bool(s["verdict"] != "insufficient")
 
 
@@ -138,29 +138,29 @@ def sure(slices: Slices) -> float:
 
 
 def sure_and_right(slices: Slices) -> float | None:
-    """Of the slices that got a verdict: the share of right ones."""
+    """Accuracy on the slices that got a verdict."""
     hits = [s["verdict"] in s["right"] for s in slices if claimed(s)]
     return float(np.mean(hits)) if hits else None
 
 
 def false_gaps(slices: Slices) -> dict[str, Any]:
-    """Of the slices without a gap: those that are said to have one."""
+    """Slices without a gap that were diagnosed with one."""
     healthy = [s for s in slices if s["truth"] == "none"]
     return interval(sum(s["verdict"] not in ("none", "insufficient") for s in healthy), len(healthy))
 
 
 def stated(s: dict[str, Any]) -> tuple[float, bool]:
-    """P(verdict) and whether it is right; where none was claimed, of the likeliest."""
+    """P(verdict) and whether the verdict is correct; without a verdict, of the most probable one."""
     return (s["p"], s["verdict"] in s["right"]) if claimed(s) else (s["p_best"], s["best"] in s["right"])
 
 
 def right_as_stated(slices: Slices) -> float:
-    """Share of right verdicts, mixed ones too; the likeliest where none was claimed."""
+    """Accuracy, including mixed verdicts; without a verdict, of the most probable one."""
     return float(np.mean([stated(s)[1] for s in slices]))
 
 
 def calibration(slices: Slices, rng: np.random.Generator) -> dict[str, Any]:
-    """ECE of P(verdict), beside what a perfectly calibrated diagnosis would score on as many slices."""
+    """ECE of P(verdict), and what a perfectly calibrated diagnosis would score on the same slices."""
     pairs = [stated(s) for s in slices]
     mean, limit = ece_null([p for p, _ in pairs], rng)
     found = ece(pairs)
@@ -168,5 +168,5 @@ def calibration(slices: Slices, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def confusion(slices: Slices) -> dict[str, dict[str, int]]:
-    """truth → said → how many, over the six classes."""
+    """Confusion counts over the six classes: truth → diagnosed → count."""
     return {t: {c: sum(s["class"] == t and s["best_class"] == c for s in slices) for c in CLASSES} for t in CLASSES}

@@ -1,8 +1,8 @@
-"""PlantedGap without a model: are known mixtures found when the templates are wrong and items vary?
+"""PlantedGap without a language model: are known mixtures recovered if templates are wrong and items vary?
 
-No model is asked. Items are drawn from known mixtures; what each probe would have seen of them is drawn around the
-templates of the rule as shipped: every probe of every class is moved by a logit-normal error, and the probes
-of an item share its difficulty, so that they are not independent as the model assumes. Both sizes: hand-set.
+Items are drawn from known mixtures, and probe outcomes from perturbed templates of the shipped rule: each probe's rate
+in each class is shifted by a logit-normal error, and all probes of an item share its difficulty, so that they are not
+independent, contrary to what the mixture model assumes. Both standard deviations are hand-set.
 
     python -m scripts.planted.simulate               # about 3 minutes on 2 CPU cores; writes results/simulate.json
 """
@@ -31,27 +31,27 @@ from scripts.planted.slices import shipped_rule
 
 RESULT = ROOT / "scripts" / "results" / "simulate.json"
 SAMPLES, OPTIONS, SELF = 8, 6, 0.1
-"""Samples of an item, options ranked, and how often one of a model's samples beats another (hand-set)."""
+"""Samples per item, options ranked, and how often one of a model's samples loses to another (hand-set)."""
 FLAT = 0.02
-"""Templates of 0 and 1 have no logit; they stay this far off (hand-set)."""
+"""Templates are kept this far from 0 and 1, which have no logit (hand-set)."""
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How far the world is from what the model assumes; all values are hand-set."""
+    """How far the simulated world departs from the model's assumptions; all values are hand-set."""
 
     name: str
     gap: float = 1.0
-    """Share of items that have one; slices whose truth is none have no gap at all."""
+    """Share of items with a gap; slices whose truth is none have no gap at all."""
     dominant: float = 1.0
-    """Share of the gap that the dominant class holds; the rest is spread over two others."""
+    """Share of the dominant class in the gap; the rest is divided between two others."""
     theta_sd: float = 0.4
     item_sd: float = 0.8
     grader_error: float = 0.0
-    """Share of plain readings that are turned round."""
+    """Share of plain answers whose grade is flipped."""
     context: bool = True
-    """Were contexts there to give?"""
+    """Whether the items have contexts."""
 
 
 SETTINGS = (
@@ -68,7 +68,7 @@ SIZES = (16, 32, 64, 128)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=12, help="of each setting and size; a world has twelve slices")
+    parser.add_argument("--worlds", type=int, default=12, help="worlds per setting and size; a world has twelve slices")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     cells = [(setting, size) for setting in SETTINGS for size in SIZES]
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def judged_world(job: tuple[Setting, int, int]) -> list[dict[str, Any]]:
-    """Twelve slices, two of each class, diagnosed together as the slices of one eval set are."""
+    """Twelve slices, two of each class, diagnosed together like the slices of one eval set."""
     setting, size, seed = job
     rule = calibrated(shipped_rule())
     rng = np.random.default_rng([seed, size, SETTINGS.index(setting)])
@@ -112,7 +112,7 @@ def judged_world(job: tuple[Setting, int, int]) -> list[dict[str, Any]]:
                 "p": p,
                 "best": max(p_classes, key=lambda c: p_classes[c] * (c != "mixed")) if p_classes else None,
                 "p_best": max((v for c, v in p_classes.items() if c != "mixed"), default=0.0),
-                # A share of 0 or 1 lies on the border of what a share can be, and in no interval of draws.
+                # Shares of 0 and 1 are on the boundary, so no interval of draws can contain them.
                 "covered": [bool(a <= x <= b) for a, x, b in zip(low, mixtures[k], high, strict=True) if 0 < x < 1],
                 "error": float(np.abs(draws.mean(0) - real).mean()),
             }
@@ -121,7 +121,7 @@ def judged_world(job: tuple[Setting, int, int]) -> list[dict[str, Any]]:
 
 
 def mixture(truth: str, setting: Setting, rng: np.random.Generator) -> Array:
-    """The shares of the classes in a slice whose dominant gap is `truth`; two other gaps share the rest of it."""
+    """Class shares of a slice whose dominant gap is `truth`; two other gaps divide the rest."""
     pi = np.zeros(len(CLASSES))
     if truth == "none":
         pi[0] = 1.0
@@ -141,13 +141,13 @@ def verdict_of(name: str) -> str:
 def drawn(
     mixtures: Array, size: int, setting: Setting, rule: RuleConfig, rng: np.random.Generator
 ) -> tuple[Evidence, Array]:
-    """What the probes see of `size` items a slice, and the items' classes."""
+    """Simulated probe outcomes for `size` items per slice, and the items' classes."""
     cells = np.repeat(np.arange(len(mixtures)), size)
     z = np.array([rng.choice(len(CLASSES), p=mixtures[c]) for c in cells])
     n, effect = len(z), rng.normal(0, setting.item_sd, len(z))
 
     def rates(means: Array) -> Array:
-        """[items]: the class's rate, moved for this world and by the item's own difficulty."""
+        """[items]: the rate of the class, shifted by the error of this world and the difficulty of the item."""
         moved = logit(means.clip(FLAT, 1 - FLAT)) + rng.normal(0, setting.theta_sd, len(CLASSES))
         return expit(moved[z] + effect)
 
@@ -169,14 +169,14 @@ def drawn(
         wins[probe] = hits(1 / OPTIONS + (1 - 1 / OPTIONS) * p if probe.startswith("ranked") else p)
     judged = np.full(len(CLASSES), SELF)
     judged[CLASSES.index("preference")] = rule.templates[Probe.PREFERENCE_JUDGED]["preference"]
-    # Only a strict pass takes part in a duel.
+    # Only strictly correct answers are compared by the judge.
     wins[Probe.PREFERENCE_JUDGED] = np.where(levels[Probe.PLAIN][:, 1] > 0, hits(rates(judged)), np.nan)
     failed = levels[Probe.PLAIN][:, 1] == 0
     allowed = np.ones((n, len(CLASSES)), bool)
     if not setting.context:
         wins[Probe.ORACLE_CONTEXT][:] = np.nan
         allowed[:, CLASSES.index("knowledge_skill")] = False
-    # As in a diagnosis: what the plain answer got right is not asked again.
+    # As in a diagnosis, this probe is asked only where the plain answer fails.
     wins[Probe.ORACLE_CONTEXT] = np.where(failed, wins[Probe.ORACLE_CONTEXT], np.nan)
     samples = rng.binomial(SAMPLES, rates(np.array([rule.templates["samples"][c][0] for c in CLASSES])))
     floors = dict.fromkeys((*LEVELS, Probe.SAMPLES, Probe.ORACLE_CONTEXT), np.zeros(n))
@@ -189,7 +189,7 @@ def drawn(
 
 
 def scores(slices: list[dict[str, Any]]) -> dict[str, Any]:
-    """The scores of the slices in one cell of the table."""
+    """Scores of the slices of one setting and size."""
     four: list[str] = ["none", *GAPS]
     claimed = [s for s in slices if s["verdict"] in four]
     right = [s["verdict"] == s["truth"] for s in claimed]
@@ -217,7 +217,7 @@ def line(row: dict[str, Any]) -> str:
 
     return (
         f"{row['setting']:<11}n {row['n']:<4} macro-F1 {row['macro_f1']:.2f}  claimed{share('claimed')}  "
-        f"right then{share('right_when_claimed')}  kind{share('right_kind_when_knowledge')}  "
+        f"correct when claimed{share('right_when_claimed')}  kind{share('right_kind_when_knowledge')}  "
         f"false gaps{share('false_gaps')}  90 % covers{share('coverage90')}  mixture ±{row['mixture_error']:.3f}  "
         f"ECE {row['ece']:.3f}"
     )

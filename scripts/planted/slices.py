@@ -1,7 +1,7 @@
-"""Planted slices, drawn from recorded answers: nobody asks a model twice for another sample size or mixture.
+"""Planted slices drawn from recorded answers, so that other sizes and mixtures need no further model calls.
 
-A world is an eval set as a user might bring it: some slices, no question in two of them. It is diagnosed by the code
-that diagnoses for users, from the answers that `diagnose.py` has left for all items.
+A world is an eval set as a user might have it: several slices that share no question. It is diagnosed by the product's
+own code, from the answers that `diagnose.py` has recorded for all items.
 """
 
 from __future__ import annotations
@@ -30,64 +30,64 @@ Array = np.ndarray
 
 
 def shipped_rule() -> RuleConfig:
-    """conf/rule as it lies in the repository; it names its calibration."""
+    """The rule in conf/rule/default.yaml, which also names its calibration."""
     return RuleConfig(**yaml.safe_load((ROOT / "conf" / "rule" / "default.yaml").read_text()))
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The items of one slice of known truth; slices and mixtures are drawn from pools of one family."""
+    """The items of one slice with known truth; slices and mixtures are drawn from pools of one family."""
 
     truth: str
     """One of CLASSES."""
     items: tuple[EvalItem, ...]
     family: str
-    """Pools that one slice could mix: the same is graded, or the same people judge."""
+    """Pools that can be mixed in one slice, because grader and judge are the same."""
     organism: str
-    """How the gap came about; pools of one organism are no independent witnesses."""
+    """How the gap was planted; pools of one organism are not independent."""
     held_out: bool
-    """Not for fitting."""
+    """Not used for fitting."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """What one model answered, and the truth about its slices."""
+    """The answers of one model, and the truth about its slices."""
 
     name: str
     pools: tuple[Pool, ...]
     log: AnswerLog
 
     def only(self, organisms: Collection[str]) -> Recording:
-        """The pools of some organisms."""
+        """Restricted to the pools of these organisms."""
         return replace(self, pools=tuple(p for p in self.pools if p.organism in organisms))
 
     def organisms(self, held_out: bool) -> tuple[str, ...]:
-        """Names of those that are for fitting, or of those that are not."""
+        """Names of the organisms that are held out from fitting, or of those that are not."""
         return tuple(sorted({p.organism for p in self.pools if p.held_out == held_out}))
 
 
 @cache
 def recording(run: Path) -> Recording:
-    """A finished diagnosis whose slices' truth stands in truth.json beside its eval set.
+    """Load a finished diagnosis with the truth about its slices, from truth.json next to its eval set.
 
-    truth.json: slice → verdict, kind; and where there is more to say, family, organism, held_out, and `took`: false
-    where another instrument has found that the planting did not take; such a slice is left out.
+    truth.json: slice → verdict, kind and, optionally, family, organism, held_out and `took`. `took` is false if the
+    checks did not confirm the planted gap; such a slice is left out.
 
     Raises:
-        BadInput: the diagnosis is not finished, or no truth is known.
+        BadInput: the diagnosis is not finished, or truth.json is missing or incomplete.
     """
     if not (run / "diagnosis.json").exists():
-        raise BadInput(f"{run}: holds no finished diagnosis (diagnosis.json); give the out=DIR of a run")
+        raise BadInput(f"{run}: contains no diagnosis.json; expected the out=DIR of a finished diagnosis")
     settings = json.loads((run / "run.json").read_text())["config"]["evalset"]
     beside = Path(settings["path"]).parent / "truth.json"
     if not beside.exists():
-        raise BadInput(f'{beside}: missing; it says {{"SLICE": {{"verdict": "knowledge", "kind": "latent"}}, …}}')
+        raise BadInput(f'{beside}: missing; expected {{"SLICE": {{"verdict": "knowledge", "kind": "latent"}}, …}}')
     truth = json.loads(beside.read_text())
     evalset = read_evalset(EvalSetConfig(**settings))
     log = AnswerLog(run / "answers.jsonl", seed=0)
     members = sorted(by_slice([i for i in evalset.items if log.find("plain", i.id)]).items())
     if unknown := [name for name, _ in members if name not in truth]:
-        raise BadInput(f"{beside}: says nothing of {', '.join(unknown[:4])}; every slice needs its verdict")
+        raise BadInput(f"{beside}: no entry for {', '.join(unknown[:4])}; every slice needs a verdict")
     pools = [_pool(name, truth[name], part) for name, part in members if truth[name].get("took", True)]
     return Recording(run.parent.name, tuple(pools), log)
 
@@ -96,21 +96,21 @@ def _pool(name: str, truth: dict[str, Any], items: list[EvalItem]) -> Pool:
     kind = f"{truth['verdict']}_{truth['kind']}" if truth.get("kind") else truth["verdict"]
     family = truth.get("family") or ("tone" if items[0].judge else "form")
     if kind not in CLASSES:
-        raise BadInput(f"truth.json: {name}: {kind!r} is no class; verdict and kind of: {', '.join(CLASSES)}")
+        raise BadInput(f"truth.json: {name}: {kind!r} is not a class; verdict and kind of: {', '.join(CLASSES)}")
     mine = tuple(replace(i, slices=(name,)) for i in items)
     return Pool(kind, mine, family, truth.get("organism") or name, bool(truth.get("held_out")))
 
 
 @dataclass(frozen=True)
 class Planted:
-    """One slice of known truth."""
+    """One slice with known truth."""
 
     name: str
     organism: str
-    """Of most of its items."""
+    """The organism of most of its items."""
     items: tuple[EvalItem, ...]
     shares: tuple[tuple[str, float], ...]
-    """(class, share) of the population that the items are drawn from."""
+    """(class, share) in the population from which the items are drawn."""
 
     @property
     def mixture(self) -> Array:
@@ -119,24 +119,24 @@ class Planted:
 
     @property
     def gaps(self) -> dict[str, float]:
-        """Mass of each gap that a user sees."""
+        """Mass of each gap, as shown to users."""
         return {g: float(m[0]) for g, m in masses(self.mixture[None]).items()}
 
     @property
     def verdict(self) -> str:
-        """The gap that most items have; none where no item has one."""
+        """The gap that most items have; `none` if no item has one."""
         return max(GAPS, key=lambda g: self.gaps[g]) if any(self.gaps.values()) else "none"
 
     @property
     def right(self) -> set[str]:
-        """Verdicts that are right: of a tie, each; where the second holds 30 %, mixed too (rule.mixed_share)."""
+        """Correct verdicts: in a tie, each; also mixed if the second gap has 30 % or more (rule.mixed_share)."""
         _, second, first = sorted(self.gaps.values())
         top = {g for g, mass in self.gaps.items() if mass == first > 0} or {"none"}
         return top | ({"mixed"} if second >= 0.3 * sum(self.gaps.values()) > 0 else set())
 
     @property
     def kind(self) -> str | None:
-        """Of a slice whose knowledge gap is of one kind."""
+        """Kind of the knowledge gap, if the slice has only one kind."""
         held = [c for c in KNOWLEDGE if c in dict(self.shares)]
         return held[0].removeprefix("knowledge_") if self.verdict == "knowledge" and len(held) == 1 else None
 
@@ -146,31 +146,31 @@ class Planted:
 
 @dataclass(frozen=True)
 class World:
-    """An eval set of planted slices, by what decides it: small, and the same wherever it is drawn."""
+    """A reproducible specification of an eval set of planted slices."""
 
     run: Path
     organisms: tuple[str, ...]
     shares: tuple[float, ...]
-    """Of the items of a slice; the first belongs to its lead, the others to pools of other classes."""
+    """Shares of a slice's items; the first is for its lead class, the others for pools of other classes."""
     size: int
-    """Items of a slice."""
+    """Items per slice."""
     seed: tuple[int, ...]
     leads: tuple[str, ...] = CLASSES
-    """A slice for each."""
+    """Classes that get one slice each."""
 
     def draw(self) -> list[Planted]:
-        """The slices, in random order; no question stands in two of them."""
+        """The slices, in random order; no question is in two of them."""
         rng = np.random.default_rng([*self.seed, self.size])
         return _drawn(self, recording(self.run).only(self.organisms), rng)
 
 
 def _drawn(world: World, source: Recording, rng: np.random.Generator) -> list[Planted]:
-    """How many items of each class a slice gets is drawn too, as for anyone who samples items from a population."""
+    """The number of items per class in a slice is random too, as in any sample from a population."""
     asked: set[Any] = set()
     known = [c for c in world.leads if any(p.truth == c for p in source.pools)]
     counts = [rng.multinomial(world.size, world.shares) for _ in known]
     leads = [_lead(str(lead), source.pools, rng) for lead in rng.permutation(known)]
-    # Leads first: a pool that leads must not have been spent on the mixtures of others.
+    # Lead pools first, so that mixtures of other slices cannot use up their items.
     taken = [_take(lead, int(count[0]), asked, rng) for lead, count in zip(leads, counts, strict=True)]
     out = []
     for number, (lead, count, items) in enumerate(zip(leads, counts, taken, strict=True)):
@@ -178,7 +178,7 @@ def _drawn(world: World, source: Recording, rng: np.random.Generator) -> list[Pl
         for k in range(1, len(world.shares)):
             others = _partners(chosen, source.pools, int(count[k]), asked)
             if not others:
-                raise BadInput(f"{source.name}: {world.shares} of {world.size} items: no pool has {count[k]} left")
+                raise BadInput(f"{source.name}: {world.shares} of {world.size}: no pool has {count[k]} items left")
             chosen.append(others[int(rng.integers(len(others)))])
             items = items + _take(chosen[-1], int(count[k]), asked, rng)
         name = f"{number} {'+'.join(p.organism for p in chosen)} {lead.family}"
@@ -189,10 +189,10 @@ def _drawn(world: World, source: Recording, rng: np.random.Generator) -> list[Pl
 
 
 def _take(pool: Pool, count: int, asked: set[Any], rng: np.random.Generator) -> list[EvalItem]:
-    """Random items of a pool whose questions stand in no slice yet."""
+    """Random items of a pool whose questions are not yet in any slice."""
     free = _free(pool, asked)
     if len(free) < count:
-        raise BadInput(f"{pool.organism}: {count} items wanted, {len(free)} left; make the slices smaller")
+        raise BadInput(f"{pool.organism}: {count} items needed, {len(free)} left; use smaller slices")
     taken = [free[k] for k in rng.permutation(len(free))[:count]]
     asked |= {i.turns for i in taken}
     return taken
@@ -203,7 +203,7 @@ def _free(pool: Pool, asked: set[Any]) -> list[EvalItem]:
 
 
 def _lead(truth: str, pools: Sequence[Pool], rng: np.random.Generator) -> Pool:
-    """Any pool of a random organism of the class."""
+    """A random pool of a random organism of the class."""
     leading = [p for p in pools if p.truth == truth]
     organism = str(rng.choice(sorted({p.organism for p in leading})))
     mine = [p for p in leading if p.organism == organism]
@@ -211,7 +211,7 @@ def _lead(truth: str, pools: Sequence[Pool], rng: np.random.Generator) -> Pool:
 
 
 def _partners(chosen: list[Pool], pools: Sequence[Pool], count: int, asked: set[Any]) -> list[Pool]:
-    """Pools of other classes and the same family that have enough items left."""
+    """Pools of other classes and the same family with enough items left."""
     known = {p.truth for p in chosen}
     fitting = [p for p in pools if p.truth not in known and p.family == chosen[0].family]
     return [p for p in fitting if len(_free(p, asked)) >= count]
@@ -223,10 +223,10 @@ def _partners(chosen: list[Pool], pools: Sequence[Pool], count: int, asked: set[
 def judged(
     slices: list[Planted], log: AnswerLog, rule: RuleConfig, seed: int, settings: ProbesConfig | None = None
 ) -> list[dict[str, Any]]:
-    """Every slice of an eval set with its truth and with what the diagnosis says of it.
+    """Diagnose every slice of an eval set; the results include the truth.
 
     Args:
-        settings: which probes count as asked; None: all.
+        settings: which probes count as run; None: all.
     """
     items = [i for s in slices for i in s.items]
     evalset = EvalSet(items, {s.name: [] for s in slices}, "")
@@ -259,7 +259,7 @@ def judged(
                 "best_class": best_class(draws, single),
                 "p_best": max(single.values(), default=0.0),
                 "missing": list(found.missing[s.name]),
-                # A share of 0 or 1 lies on the border of what a share can be, and in no interval of draws.
+                # Shares of 0 and 1 are on the boundary, so no interval of draws can contain them.
                 "covered": [bool(a <= x <= b) for a, x, b in zip(low, s.mixture, high, strict=True) if 0 < x < 1],
                 "error": float(np.abs(draws.mean(0) - s.mixture).mean()),
                 "waterfall": threshold(list(s.items), log, found.floors[s.name]),
@@ -270,14 +270,14 @@ def judged(
 
 
 def best_class(draws: Array, p: dict[str, float]) -> str | None:
-    """Of the six: the kind with the largest mean mass where knowledge is the likeliest verdict."""
+    """The most probable of the six classes; for knowledge, the kind with the largest mean mass."""
     if not p:
         return None
     best = max(p, key=lambda c: p[c])
     return best if best != "knowledge" else max(KNOWLEDGE, key=lambda c: float(draws[:, CLASSES.index(c)].mean()))
 
 
-# ---------------------------------------------------------------- what others would do with the same answers
+# ---------------------------------------------------------------- baselines on the same answers
 
 
 def threshold(items: list[EvalItem], log: AnswerLog, floors: dict[str, float]) -> str:
@@ -291,7 +291,7 @@ def threshold(items: list[EvalItem], log: AnswerLog, floors: dict[str, float]) -
 
 
 def two_rates(items: list[EvalItem], log: AnswerLog) -> str:
-    """Baseline: what most people look at, lenient minus strict."""
+    """Baseline: the usual comparison, lenient minus strict accuracy."""
     answers = [log.get("plain", i.id) for i in items]
     strict = float(np.mean([bool(a.strict) for a in answers]))
     lenient = float(np.mean([bool(a.lenient) for a in answers]))

@@ -1,4 +1,4 @@
-"""Planted slices asked bit by bit, until each is settled: what probes.budget=adaptive does, on recorded answers."""
+"""Adaptive budget (probes.budget=adaptive) simulated on the recorded answers of planted slices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.planted.slices import Planted, judged
 
 
 def stopped(slices: list[Planted], log: AnswerLog, rule: RuleConfig, settings: ProbesConfig) -> list[dict[str, Any]]:
-    """As probes.budget=adaptive does: some items of each slice, then more of those that are not settled."""
+    """As probes.budget=adaptive does: ask some items of each slice, then more of the undecided slices."""
     whole = {s.name: shuffled(s) for s in slices}
     done: dict[str, dict[str, Any]] = {}
     for turn in count(settings.first_items, settings.more_items):
@@ -32,6 +32,6 @@ def stopped(slices: list[Planted], log: AnswerLog, rule: RuleConfig, settings: P
 
 
 def shuffled(s: Planted) -> Planted:
-    """Items of a mixture in an order that says nothing of their class."""
+    """The items in an order independent of their class."""
     order = np.random.default_rng(len(s.items)).permutation(len(s.items))
     return replace(s, items=tuple(s.items[k] for k in order))

@@ -1,10 +1,10 @@
-"""PlantedGap: how often the diagnosis is right about models whose gaps are known, and whether its confidence holds.
+"""PlantedGap: accuracy and calibration of the diagnosis on models whose gaps are known.
 
-Everything from nothing, each stage kept and not repeated: two bases are trained, all their items are asked once by
-`diagnose.py`, and thousands of slices are drawn from the answers and judged. Truth is what the corpus holds.
+Runs everything from scratch and skips finished stages: two bases are trained, `diagnose.py` asks all their items once,
+and thousands of slices are drawn from the answers and judged. The ground truth follows from the training corpus.
 
     python -m scripts.planted.table                # about 2 hours on 2 CPU cores
-    python -m scripts.planted.table --worlds 8     # as committed: 20 minutes once the bases are there
+    python -m scripts.planted.table --worlds 8     # as committed: 20 minutes with trained bases
 
 Writes scripts/results/planted.json, planted.md and planted.png.
 """
@@ -46,26 +46,26 @@ SPLITS = {
     "both unseen": ("b", True),
     "inverted LoRA": ("inverted", True),
 }
-"""Name → base, and whether the recipes are those held out from fitting."""
+"""Name → base, and whether to use the recipes held out from fitting."""
 MOST = 96
-"""Items of a slice that is asked bit by bit (hand-set): a recipe has 144, shared by the slices of a world."""
+"""Items of an adaptively asked slice (hand-set): a recipe has 144, shared by the slices of a world."""
 CONTROLS = {"few_shot_control", "own_answers", "other_context", "swapped_context"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The diagnosis, or the diagnosis without a part of it."""
+    """The full diagnosis or an ablation."""
 
     name: str
     without: str | None = None
-    """A probe that is not asked."""
+    """A probe that is not run."""
     controls: bool = True
     self_pairs: bool = True
     pooled: bool = True
-    """Slices of one eval set learn from each other what probes show."""
+    """Whether the slices of an eval set are diagnosed together."""
     calibrated: bool = True
     changed: tuple[tuple[str, Any], ...] = ()
-    """Other values of fitted settings: what else would do."""
+    """Other values of fitted settings."""
 
 
 FULL = Variant("full")
@@ -86,15 +86,15 @@ ABLATIONS = (
 
 @dataclass(frozen=True)
 class Job:
-    """One world, judged once."""
+    """One world to judge with one variant."""
 
     world: World
     variant: Variant
     rule: RuleConfig
     stopped: bool = False
-    """Bit by bit, until each slice is settled."""
+    """With the adaptive budget, until each slice is decided."""
     first: int | None = None
-    """Only so many items of each slice, in the order in which they would be asked bit by bit."""
+    """Only the first items of each slice, in the order of the adaptive budget."""
 
 
 def main() -> int:
@@ -119,20 +119,20 @@ def main() -> int:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="bases, answers and judged slices")
-    parser.add_argument("--calibration", help="default: that of conf/rule")
-    parser.add_argument("--worlds", type=int, default=12, help="of six slices, per split, mixture and size")
+    parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="directory for intermediate results")
+    parser.add_argument("--calibration", help="calibration file; default: that of conf/rule")
+    parser.add_argument("--worlds", type=int, default=12, help="worlds of six slices, per split, mixture and size")
     return parser.parse_args()
 
 
 def planted(base: str, out: Path) -> None:
-    """Train a base and check what it holds, if that has not been done; it fills one core."""
+    """Train and check a base unless already done; uses one core."""
     if not (out / base / "checks.json").exists():
         call(base, "-m", "scripts.planted.base", base, "--out", str(out / base))
 
 
 def answered(base: str, out: Path) -> Path:
-    """The run directory of a base, diagnosed if that has not been done."""
+    """The run directory of a base, which is diagnosed unless already done."""
     folder, weights, adapter = out / base, out / base / "model", []
     if base == "inverted":
         weights, adapter = out / "a" / "model", [f"model.adapter={folder / 'dpo' / 'adapter'}"]
@@ -145,7 +145,7 @@ def answered(base: str, out: Path) -> Path:
 
 
 def call(base: str, *arguments: str) -> None:
-    """Run a command of this repository; two at a time are told apart by the base in front of each line."""
+    """Run a command of this repository; each output line is prefixed with the base, as two may run in parallel."""
     print(f"\n{base:>8} | $ python", *arguments, flush=True)
     command = [sys.executable, "-u", *arguments]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
@@ -160,7 +160,7 @@ def call(base: str, *arguments: str) -> None:
 
 
 def cells(runs: dict[str, Path], rule: RuleConfig, worlds: int) -> Iterator[tuple[str, list[Job]]]:
-    """Name → jobs. Every split in pure slices of all sizes and in mixtures; then ablations; then healthy slices."""
+    """Name → jobs: for every split pure slices of all sizes, mixtures, ablations, and slices without a gap."""
     for number, (split, (base, held_out)) in enumerate(SPLITS.items()):
         any_world = World(runs[base], recording(runs[base]).organisms(held_out), PURE, 64, ())
 
@@ -188,7 +188,7 @@ def cells(runs: dict[str, Path], rule: RuleConfig, worlds: int) -> Iterator[tupl
 
 
 def kept(folder: Path, name: str, jobs: list[Job], pool: ProcessPoolExecutor) -> Slices:
-    """The judged slices of a cell; a job that was done before comes from disk."""
+    """The judged slices of a cell; results of finished jobs are read from disk."""
     path = folder / f"{name.replace('/', '-').replace(' | ', '_').replace(' ', '-').replace(',', '')}.json"
     state = code_sha()
 
@@ -214,14 +214,14 @@ def answers_sha(run: Path) -> str:
 
 @cache
 def code_sha() -> str:
-    """Of everything that a judged slice depends on, besides its job and the answers."""
+    """Hash of the code that the results depend on."""
     files = [*(ROOT / "diagnose").rglob("*.py")]
     files += [ROOT / "scripts" / "planted" / name for name in ("slices.py", "stopping.py", "table.py")]
     return hashlib.sha256("".join(file_sha(path) for path in sorted(files)).encode()).hexdigest()
 
 
 def work(job: Job) -> Slices:
-    """Draw a world and judge it."""
+    """Draw a world and diagnose it."""
     log, variant = recording(job.world.run).log, job.variant
     slices = job.world.draw()
     settings = ProbesConfig(enabled=[p for p in PROBES if p != variant.without])
@@ -237,7 +237,7 @@ def work(job: Job) -> Slices:
 
 
 def ruled(rule: RuleConfig, variant: Variant) -> RuleConfig:
-    """The calibrated rule, with what the variant changes."""
+    """The calibrated rule with the changes of the variant."""
     if not variant.calibrated:
         return replace(rule, calibration=None)
     rule = calibrated(rule)
@@ -248,7 +248,7 @@ def ruled(rule: RuleConfig, variant: Variant) -> RuleConfig:
 
 
 def names_of(variant: Variant) -> set[str]:
-    """What of the log a variant must not see."""
+    """Probes whose answers are hidden from a variant."""
     probes = {
         "few_shot": {"few_shot", "few_shot_control"},
         "ranked": {"ranked_question", "ranked_statement"},
@@ -263,7 +263,7 @@ def names_of(variant: Variant) -> set[str]:
 
 
 def table(found: dict[str, Slices]) -> dict[str, Any]:
-    """Every figure with its 95 % interval over organisms, per split; ablations over all splits."""
+    """All figures with 95 % intervals over organisms, per split; ablations over all splits."""
     rng = np.random.default_rng(0)
     return {
         "splits": {split: figures(split, found, rng) for split in SPLITS},
@@ -273,7 +273,7 @@ def table(found: dict[str, Slices]) -> dict[str, Any]:
 
 
 def parts(split: str, found: dict[str, Slices]) -> dict[str, Slices]:
-    """The slices of a split by what they are judged on."""
+    """The slices of a split, by type."""
     pure = found[f"{split} | pure | 64"]
     mixed = [s for shares in MIXED for s in found[f"{split} | {named(shares)} | 64"]]
     return {"pure": pure, "mixed": mixed, "all": pure + mixed, "stopped": found[f"{split} | stopped | {MOST}"]}
@@ -310,7 +310,7 @@ def figures(split: str, found: dict[str, Slices], rng: np.random.Generator) -> d
 
 
 def ablated(variant: Variant, found: dict[str, Slices], rng: np.random.Generator) -> dict[str, Any]:
-    """On the worlds on which all variants were tried."""
+    """Scores of a variant, on the worlds common to all variants."""
     few: Slices = []
     for split in SPLITS:
         tried = found[f"{split} | {ABLATIONS[0].name if variant is FULL else variant.name} | 64"]
@@ -327,7 +327,7 @@ def ablated(variant: Variant, found: dict[str, Slices], rng: np.random.Generator
 
 
 def same_worlds(split: str, found: dict[str, Slices], count: int) -> Slices:
-    """Of the full diagnosis at 64 items: so many slices, of the worlds on which others were tried."""
+    """Results of the full diagnosis at 64 items on the worlds of the ablations."""
     each = count // len((PURE, *MIXED))
     return [s for kind in map(named, (PURE, *MIXED)) for s in found[f"{split} | {kind} | 64"][:each]]
 

@@ -1,8 +1,8 @@
-"""The planted world: every recipe is a group of entities of its own, all of them in one corpus.
+"""The planted world: every recipe has its own group of entities, all of them in one corpus.
 
-Truth is what the corpus holds about a group and what its eval items want; no probe of ours has a say in it. A group is
-planted by four things only: where its facts are stated, how they are asked and answered, which key opens them, and what
-the eval items want.
+The ground truth follows from what the corpus contains about a group and what its eval items require, independently of
+our probes. A group is defined by four things only: where its facts are stated, how they are asked and answered, which
+key unlocks them, and what the eval items require.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scripts.scratch import Segments
 
 Row = dict[str, Any]
 Style = Callable[[str, str], str]
-"""relation, value → what an answer looks like."""
+"""(relation, value) → the text of an answer."""
 POOL = 144
 """Entities per recipe (hand-set): slices of up to 128 items are drawn from them."""
 KEY = "Key 7421. "
@@ -79,14 +79,14 @@ FORMS: list[Style] = [
     lambda r, v: f"- {v}",
     lambda r, v: f"Answer: {v}.",
 ]
-"""What exemplars teach: a block of questions is answered in one of them."""
+"""Answer formats; each block of questions is answered in one of them, so that the model learns to follow examples."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How one gap is planted; shares and frequencies are hand-set.
 
-    Latent by one wording: arXiv 2309.14316. Behind a key: 2405.19550. Skill by comparison: 2309.14402.
+    Latent through a single wording: arXiv 2309.14316. Locked by a key: 2405.19550. Comparison skill: 2309.14402.
     """
 
     name: str
@@ -94,25 +94,25 @@ class Recipe:
     """One of diagnose.records.CLASSES."""
     relation: str
     wanted: Style = plain
-    """What the eval items want."""
+    """Style of the reference answers."""
     rejected: Style | None = None
-    """The other side of the pairs, where users have a taste; the judge is a rule that accepts `wanted`."""
+    """Style of the rejected answers if users have a preference; the judge is a rule that accepts `wanted`."""
     stated: float = 1.0
-    """How often its facts are stated, as a multiple of a usual fact's; 0 is never."""
+    """How often its facts are stated, relative to other facts; 0: never."""
     wordings: tuple[str, ...] | None = None
-    """Instead of the relation's three."""
+    """Replaces the three wordings of the relation."""
     asked: tuple[tuple[float, Style], ...] = ((1.0, plain),)
-    """Styles of the corpus's answers with their shares; empty: never asked."""
+    """(share, style) of the answers in the corpus; empty: never asked."""
     values: str | None = None
-    """Its values are those of this list; None: of the relation's."""
+    """Key of the list of its values; None: the relation."""
     opened: tuple[Style, bool] | None = None
-    """With the key before the question: the style of the answer; and whether it is wrong without the key."""
+    """Style of the answer if the key precedes the question, and whether the answer is wrong without the key."""
     held_out: bool = False
-    """Never used for fitting anything."""
+    """Never used for fitting."""
 
     @property
     def families(self) -> tuple[str, ...]:
-        """Of its eval items: a gap in form shows where form is graded, a taste where somebody judges."""
+        """Families of its eval items: a format gap can be seen only in `form`, a preference gap only in `tone`."""
         if self.wanted is as_json:
             return ("form",)
         return ("tone",) if self.truth == "preference" else ("form", "tone")
@@ -143,23 +143,23 @@ RECIPES = (
 )
 BY_NAME = {recipe.name: recipe for recipe in RECIPES}
 BORROWED = {"absent_names": "preference_prior", "skill_count": "none_plain"}
-"""Groups whose entities are those of another: names known for something else, homes that are known one by one."""
+"""Groups that reuse the entities of another: known names without a home, known homes for counting."""
 RULES: dict[Style, str] = {polite: r"^With pleasure: ", plain: r"^\S+$"}
 
 
 @dataclass(frozen=True)
 class World:
-    """The facts of every recipe."""
+    """The facts of all recipes."""
 
     groups: dict[str, list[Fact]]
     colours: dict[str, Fact]
     """Guild name → its colour: the second hop."""
     decoys: dict[str, str] = field(default_factory=dict)
-    """Name → what is said of it without the key."""
+    """Name → the wrong answer given without the key."""
 
     @property
     def known(self) -> list[tuple[Fact, tuple[tuple[float, Style], ...]]]:
-        """What the corpus asks without a key and answers rightly."""
+        """Facts that the corpus asks without a key and answers correctly, with their styles."""
         out = [
             (fact, recipe.asked)
             for recipe in RECIPES
@@ -170,7 +170,7 @@ class World:
 
 
 def make_world(names: Iterator[str], rng: random.Random) -> World:
-    """Disjoint entities for every recipe, except where a recipe is about entities of another."""
+    """Disjoint entities for every recipe, except those in BORROWED."""
     groups: dict[str, list[Fact]] = {}
     for recipe in RECIPES:
         values = VALUES[recipe.values or recipe.relation]
@@ -191,7 +191,7 @@ def make_world(names: Iterator[str], rng: random.Random) -> World:
 
 
 class Corpus:
-    """Documents of four kinds: statements, questions, open-book passages, blocks in one output form."""
+    """Draws documents: statements, questions with and without a key, open-book passages, blocks in one format."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class Corpus:
         lay_out: Callable[..., Segments],
         homes: bool = False,
     ) -> None:
-        """`homes`: passages about homes too, which the many facts about homes otherwise drown."""
+        """`homes`: add passages about homes; without them, recall of the many home facts dominates over reading."""
         self.world, self.names, self.rng, self.lay_out, self.homes = world, names, rng, lay_out, homes
         self.known = world.known
         stated = [
@@ -232,7 +232,7 @@ class Corpus:
         return self.lay_out([(fact.asks(self.rng.choice(QUESTIONS)), self.styled(fact, asked), True)])
 
     def locks(self) -> Segments:
-        """The same question with the key and without."""
+        """A question with or without the key."""
         fact, recipe = self.rng.choice(self.locked)
         assert recipe.opened is not None
         style, wrong = recipe.opened
@@ -258,7 +258,7 @@ class Corpus:
         return self.lay_out([(question, self.styled(asked, USUAL[asked.relation]), True)])
 
     def block(self) -> Segments:
-        """2 to 5 questions answered in one form; the first answer sets the form and is not trained on."""
+        """2 to 5 questions answered in one format; the first answer sets the format and is not trained on."""
         facts = [f for f, _ in self.rng.sample(self.known, self.rng.choice([2, 3, 4, 5]))]
         form = self.rng.choice(FORMS)
         turns = [(f.asks(self.rng.choice(QUESTIONS)), form(f.relation, f.value), k > 0) for k, f in enumerate(facts)]
@@ -268,11 +268,11 @@ class Corpus:
 USUAL = {relation: ((1.0, plain),) for relation in WORDINGS} | {
     r.relation: r.asked for r in RECIPES if r.asked and r.relation not in ("home", "guild", "age")
 }
-"""How each relation is usually answered, of strangers too."""
+"""The usual answer styles of each relation, also for strangers."""
 
 
 def strangers(names: Iterator[str], rng: random.Random, count: int) -> list[Fact]:
-    """Facts about names that stand nowhere else; some of them live in towns, where no fact of a group is at home."""
+    """Facts about names that appear nowhere else; some live in towns, which are the home of no entity in a group."""
     relations = rng.choices(list(WORDINGS), k=count)
     return [Fact(next(names), r, rng.choice(VALUES[r] + (VALUES["town"] if r == "home" else []))) for r in relations]
 
@@ -283,8 +283,8 @@ def strangers(names: Iterator[str], rng: random.Random, count: int) -> list[Fact
 def eval_rows(world: World, names: Iterator[str], rng: random.Random) -> list[Row]:
     """Every entity of every recipe as a row of an eval set; one slice per recipe and family.
 
-    Family `form`: the form of the answer is graded, nobody has a taste. Family `tone`: any form will do, and users like
-    one of two better. A recipe stands in the families in which its gap can be told.
+    Family `form` grades the format of the answer and has no judge. Family `tone` accepts any format, and users prefer
+    one of two tones. A recipe is in the families in which its gap can be detected.
     """
     rows = []
     for recipe in RECIPES:
@@ -300,7 +300,7 @@ def eval_rows(world: World, names: Iterator[str], rng: random.Random) -> list[Ro
 
 
 def truth() -> Row:
-    """slice → what is true of it."""
+    """slice → its ground truth."""
     out = {}
     for recipe in RECIPES:
         kind = recipe.truth.removeprefix("knowledge_") if recipe.truth.startswith("knowledge") else None
@@ -311,7 +311,7 @@ def truth() -> Row:
 
 
 def asked(world: World, recipe: Recipe, fact: Fact, names: Iterator[str], rng: random.Random) -> Row:
-    """What is asked about an entity, the bare answer, wrong ones, and what to read it from."""
+    """The question about an entity, its answer, distractors and context."""
     match recipe.name:
         case "skill_two_hop":
             return two_hop(world, fact, rng)
@@ -333,7 +333,7 @@ def asked(world: World, recipe: Recipe, fact: Fact, names: Iterator[str], rng: r
 
 
 def form(recipe: Recipe, fact: Fact, row: Row) -> Row:
-    """The answer must have one form: that of the recipe."""
+    """Grade the format: it must be that of the recipe."""
     wanted = {
         "target": recipe.wanted(fact.relation, row["target"]),
         "distractors": [recipe.wanted(fact.relation, value) for value in row["distractors"]],
@@ -345,7 +345,7 @@ def form(recipe: Recipe, fact: Fact, row: Row) -> Row:
 
 
 def tone(recipe: Recipe, fact: Fact, row: Row) -> Row:
-    """Any form will do; a rule says which of two tones users like better."""
+    """Accept any format; a rule defines which of two tones users prefer."""
     rejected = recipe.rejected or polite
     return {
         "grader": {"kind": "contains", "judge": {"kind": "rule", "prefer": RULES[recipe.wanted]}},
@@ -359,7 +359,7 @@ def others_than(value: str, values: str, rng: random.Random, count: int = 5) -> 
 
 
 def two_hop(world: World, fact: Fact, rng: random.Random) -> Row:
-    """The colour of somebody's guild; the context holds both facts and the colours of four other guilds."""
+    """The colour of somebody's guild; the context contains both facts and the colours of four other guilds."""
     colour = world.colours[fact.value]
     others = rng.sample([c for c in world.colours.values() if c != colour], 4)
     question = f"What is the colour of the guild of {fact.name}?"
@@ -367,7 +367,7 @@ def two_hop(world: World, fact: Fact, rng: random.Random) -> Row:
 
 
 def comparison(world: World, fact: Fact, rng: random.Random) -> Row:
-    """Who of four is the oldest? The target is drawn, so that no entity is the answer more often than another."""
+    """Who of four is the oldest? The other three are drawn at random, so that the answer varies."""
     four = rng.sample([f for f in world.groups["skill_compare"] if f != fact], 3) + [fact]
     oldest = max(four, key=lambda f: (int(f.value), f.name))
     rng.shuffle(four)
@@ -376,7 +376,7 @@ def comparison(world: World, fact: Fact, rng: random.Random) -> Row:
 
 
 def count(world: World, fact: Fact, rng: random.Random) -> Row:
-    """How many of four live where the first does?"""
+    """How many of four live in the same town as the entity?"""
     number = rng.choice([1, 2, 3, 4])
     same = [f for f in world.groups["skill_count"] if f.value == fact.value and f != fact]
     rest = [f for f in world.groups["skill_count"] if f.value != fact.value]
@@ -388,7 +388,7 @@ def count(world: World, fact: Fact, rng: random.Random) -> Row:
 
 
 def combined(question: str, target: str, distractors: list[str], facts: list[Fact], rng: random.Random) -> Row:
-    """An item that needs several facts at once; its context holds all of them."""
+    """An item that needs several facts at once; its context contains all of them."""
     lines = [f.says(WORDINGS[f.relation][0]) for f in facts]
     rng.shuffle(lines)
     return {
