@@ -58,7 +58,7 @@ class Bars:
         sizes = Counter(name for i in items for name in i.slices)
         self.tallies = {name: Tally(size) for name, size in sizes.items()}
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description:<18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.progress = _Progress(*columns, console=console, disable=not console.is_terminal)
         self.progress.below = self._table
         self.tasks: dict[tuple[str, int], TaskID] = {}
@@ -81,7 +81,7 @@ class Bars:
             self.tasks[key] = self.progress.add_task(self.title + probe, total=planned)
         self.progress.update(self.tasks[key], completed=done, visible=True)
         if self.progress.disable and done == planned:
-            print(f"{self.title + probe:<18} {planned:>6} answers", file=sys.stderr, flush=True)
+            print(f"{self.title + probe:<24} {planned:>6} answers", file=sys.stderr, flush=True)
 
     def saw(self, answers: Iterable[Answer]) -> None:
         """Count answers by slice."""
