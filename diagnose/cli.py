@@ -168,8 +168,9 @@ def _one_sentence(error: Exception) -> str:
     from hydra.errors import MissingConfigException, OverrideParseException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.partition("/")
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        split = str.rpartition if error.missing_cfg_file.startswith("hydra/") else str.partition
+        group, _, option = split(error.missing_cfg_file, "/")
         allowed = ", ".join(error.options or ())
         own = f"; a directory or hub name: {group}.path=" if group in ("model", "evalset") else ""
         return f"{group}={option}: no such file in conf/{group}; allowed: {allowed}{own}"
@@ -182,5 +183,7 @@ def _one_sentence(error: Exception) -> str:
         return " ".join(line.strip() for line in str(error).splitlines())
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and is_dataclass(cause.object_type):
         return f"{cause.full_key}: unknown setting; allowed: {', '.join(f.name for f in fields(cause.object_type))}"
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return f"{cause.full_key}: unknown key; +{cause.full_key}=VALUE adds one"
     value = "" if cause.value is None else f"={cause.value}"
     return f"{cause.full_key}{value}: {first_line(cause)}"

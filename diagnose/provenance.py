@@ -51,7 +51,10 @@ def open_run(out: Path, record: RunRecord, redo: bool = True) -> None:
     """
     path = out / "run.json"
     if path.exists():
-        old = read_record(path, RunRecord)
+        try:
+            old = read_record(path, RunRecord)
+        except BadInput as error:
+            raise BadInput(f"out={out}: {error}; choose a new directory") from None
         differs = sorted(
             k for k in record.identity.keys() | old.identity if old.identity.get(k) != record.identity.get(k)
         )
@@ -64,6 +67,11 @@ def open_run(out: Path, record: RunRecord, redo: bool = True) -> None:
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     write_json(path, record)
+
+
+def origin(record: RunRecord) -> dict[str, Any]:
+    """What a result says of the run that made it: the record without the state of the run directory."""
+    return {k: v for k, v in asdict(record).items() if k not in ("identity", "status", "reason", "schema_version")}
 
 
 def read_record(path: Path, kind: type[T]) -> T:
@@ -79,10 +87,10 @@ def read_record(path: Path, kind: type[T]) -> T:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: cannot be read: {first_line(error)}; {wanted}") from None
-    version = found.get("schema_version", 1) if isinstance(found, dict) else None
-    if version != SCHEMA_VERSION:
-        what = "not the record of a run" if version is None else f"schema_version {version}"
-        raise BadInput(f"{path}: {what}; {wanted}; rerun the command that wrote it")
+    schema = found.get("schema_version", 1) if isinstance(found, dict) else None
+    if schema != SCHEMA_VERSION:
+        what = "not the record of a run" if schema is None else f"schema_version {schema}"
+        raise BadInput(f"{path}: {what}; {wanted}")
     try:
         return TypeAdapter(kind).validate_python(found)
     except ValidationError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -18,14 +19,14 @@ from diagnose.adaptive import spend
 from diagnose.advice.recommend import SOURCE, recommend
 from diagnose.advice.wording import TRAINING
 from diagnose.config import DataConfig, DiagnoseConfig
-from diagnose.errors import BadInput
+from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.items.evalset import EvalSet, by_slice, hints, read_evalset, slice_name
 from diagnose.items.rows import read_rows
 from diagnose.models import load_model
 from diagnose.models.base import Model, prompt_format_sha
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.provenance import ROOT, open_run, provenance, write_json, write_whole
+from diagnose.provenance import ROOT, open_run, origin, provenance, write_json, write_whole
 from diagnose.records import Diagnosis, DiagnosisRun
 from diagnose.report.console import show_diagnosis
 from diagnose.report.html import render_markdown, render_report
@@ -38,8 +39,6 @@ from diagnose.verdict.mixture import attribute
 
 SAME_ANSWERS = ("batch_size", "concurrency", "timeout_seconds", "retries", "lora_targets", "train_batch_size", "train")
 """Settings of a model that do not change what it answers."""
-OWN_TO_RUN_JSON = ("identity", "status", "reason", "schema_version")
-"""Fields of the record that say how the directory is doing, or hold times of files; not part of the diagnosis."""
 
 
 def run(config: DiagnoseConfig) -> Diagnosis:
@@ -115,7 +114,7 @@ def conclude(
     decision = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:12]
     return Diagnosis(
         decision_id=decision,
-        run={k: v for k, v in asdict(record).items() if k not in OWN_TO_RUN_JSON},
+        run=origin(record),
         prompt_format_sha=record.prompt_format_sha,
         evalset={
             "sha256": evalset.sha256,
@@ -148,8 +147,6 @@ def _per_slice(controls: Callable[..., dict[str, Any]], evalset: EvalSet, log: A
 
 def launch(diagnosis: Diagnosis, config: DiagnoseConfig) -> None:
     """Train what was recommended for the slices with the largest predicted lift; print the other commands."""
-    import subprocess
-
     wanted = [r for r in diagnosis.recommendations if r.train_method]
     if not wanted:
         print(
@@ -163,8 +160,6 @@ def launch(diagnosis: Diagnosis, config: DiagnoseConfig) -> None:
     arguments = [*shlex.split(wanted[0].command)[2:], f"seed={config.seed}", f"wandb.mode={config.wandb.mode}"]
     code = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments]).returncode
     if code:
-        from diagnose.errors import Blocked, RunFailed
-
         kind: type[Exception] = {2: BadInput, 3: Blocked}.get(code, RunFailed)
         raise kind(f"launch: training ended with exit code {code}; the diagnosis in {config.out} is complete")
 

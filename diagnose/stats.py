@@ -16,7 +16,7 @@ def rate(k: int, n: int, level: float = 0.95) -> Rate:
 
     Where no item or every item succeeds the interval ends at 0 or 1 (Brown, Cai and DasGupta 2001).
     """
-    from statsmodels.stats.proportion import proportion_confint
+    from statsmodels.stats.proportion import proportion_confint  # 1.5 s to import
 
     if n == 0:
         return Rate(k=k, n=n, low=None, high=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from diagnose.models import load_model
 from diagnose.models.base import prompt_format_differs, prompt_format_sha
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.provenance import file_sha, open_run, provenance, read_record, write_json, write_whole
+from diagnose.provenance import file_sha, open_run, origin, provenance, read_record, write_json, write_whole
 from diagnose.records import Diagnosis, RunRecord
 from diagnose.report.progress import Bars
 from eval.compare import best_and_regret, compare_run
@@ -81,7 +81,7 @@ def run(config: EvalConfig) -> Comparison:
         best=by_target[0]["best"],
         regret=by_target[0]["regret"],
         by_target=by_target,
-        provenance=asdict(record),
+        provenance=origin(record),
     )
     write_whole(out / "comparison.json", comparison.to_json())
     write_whole(out / "report.html", render_report(comparison))
@@ -141,7 +141,11 @@ def find_runs(pattern: str, diagnosis: Diagnosis) -> tuple[Found, dict[str, str]
     }
     served = diagnosis.run["config"]["model"]["kind"] != "hf"
     for path in paths:
-        record = read_record(path / "run.json", TrainingRun)
+        try:
+            record = read_record(path / "run.json", TrainingRun)
+        except BadInput as error:
+            skipped[str(path)] = str(error)
+            continue
         if record.status != "finished":
             skipped[str(path)] = f"{record.status}: {record.reason}"
             continue

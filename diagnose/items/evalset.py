@@ -229,7 +229,8 @@ def _check_gold(items: list[EvalItem]) -> None:
         gold = [*(item.targets if item.grader.kind != "regex" else ()), *([item.chosen] if item.chosen else [])]
         failed += [(item, text) for text in gold if grade(item, text).strict is False]
         if item.chosen and prefers(item, item.chosen) is False:
-            raise BadInput(f"{item.where} ({item.id}): chosen fails its own rule {item.judge and item.judge.prefer!r}")
+            rule = item.judge.prefer if item.judge else None
+            raise BadInput(f"{item.where} ({item.id}): chosen fails its own rule {rule!r}")
     if failed:
         shown = "\n".join(f"  {item.where} ({item.id}): {text[:80]!r}" for item, text in failed[:5])
         more = f"\n  … and {len(failed) - 5} more" if len(failed) > 5 else ""

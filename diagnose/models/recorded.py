@@ -238,6 +238,8 @@ def _row(row: dict[str, Any]) -> list[Logged] | None:
     if "resps" in row and "doc" in row:
         return _lm_eval(row)
     if {"probe", "item", "draw", "text", "prompt"} <= row.keys():
+        if row["probe"] not in set(Probe):
+            return None
         place = {Probe.PLAIN: 0, Probe.SAMPLES: 1}.get(row["probe"])
         unsaid = place is None or (row.get("reason") and not row["text"])
         return [] if unsaid else [_own(row, place)]

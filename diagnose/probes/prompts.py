@@ -15,7 +15,6 @@ from diagnose.probes.table import Probe, Role
 from diagnose.records import EvalItem, Prompt, Turns
 
 MAX_OPTIONS = 7
-"""Distractors that are ranked beside the reference answer (hand-set)."""
 """Distractors that are ranked against the reference (hand-set: each costs a forward pass)."""
 NEUTRAL = "Answer:"
 """Takes the place of the question when an option's prior is measured."""

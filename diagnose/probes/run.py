@@ -33,10 +33,8 @@ from diagnose.records import EvalItem
 from diagnose.text import hash_order
 
 SELF_DRAWS = 4
-"""Samples of an item, judged in pairs against each other (hand-set)."""
 """Samples per item that are compared with each other: two pairs (hand-set)."""
 BEST_OF = 16
-"""Samples of which the best is judged (hand-set; at most log n - (n - 1)/n nats of KL: arXiv 2401.01879)."""
 """n of best-of-n; its KL from the policy is at most log n - (n - 1)/n (arXiv 2401.01879), 1.8 nats here (hand-set)."""
 CONTROLS = 24
 """Items per slice whose answers of known reading are shown to a grader that is a model (hand-set)."""

@@ -117,12 +117,12 @@ class Entry:
 
     probe: Probe
     asked_of: AskedOf
-    label: str
-    """What it shows, at the head of its column in the report."""
+    label: str = ""
+    """Head of its column in the report's table of telling items; empty: it has none."""
     parts: tuple[Probe, ...] = ()
     """Under which names its answers are kept and read by the mixture model; empty: its own."""
     controls: tuple[Probe, ...] = ()
-    """The same attempt without the active ingredient."""
+    """The same attempt without the active ingredient; with Floor.CONTROL the first one's rate is the floor."""
     outcome: Outcome | None = None
     """None: the mixture model does not read it."""
     floor: Floor = Floor.GUESS
@@ -182,7 +182,6 @@ TABLE = (
     Entry(
         probe=Probe.RANKED,
         asked_of=AskedOf.FAILURES,
-        label="the reference ranked among distractors",
         parts=(Probe.RANKED_QUESTION, Probe.RANKED_STATEMENT),
         outcome=Outcome.WIN,
         floor=Floor.CHANCE,
@@ -218,7 +217,6 @@ TABLE = (
     Entry(
         probe=Probe.PREFERENCE_JUDGED,
         asked_of=AskedOf.PREFERRED,
-        label="its own answer against the reference",
         controls=(Probe.SELF_PAIRS,),
         outcome=Outcome.WIN,
         floor=Floor.SELF_PAIRS,
@@ -229,17 +227,14 @@ TABLE = (
     Entry(
         probe=Probe.BEST_OF_N,
         asked_of=AskedOf.PREFERRED,
-        label="the best of sixteen samples",
     ),
     Entry(
         probe=Probe.PARAPHRASED,
         asked_of=AskedOf.EVERY,
-        label="the same question in other words",
     ),
     Entry(
         probe=Probe.MARGINS,
         asked_of=AskedOf.EVERY,
-        label="log-probability of chosen and rejected",
         missing="margins",
         unknown_without="no pairs were scored, so how close the preferred answer is to the model's own is not known",
         would_show="the probe `margins`, of a local model or with model.api=completions: it tells dpo from rlhf",

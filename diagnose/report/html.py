@@ -54,7 +54,7 @@ STEPS: dict[str, str] = {
 COLUMNS: dict[str, str] = {
     "prompt": "what it is asked",
     "wanted": "what it should answer",
-    **{entry.probe: entry.label for entry in TABLE},
+    **{entry.probe: entry.label for entry in TABLE if entry.label},
     Probe.SELF_PAIRS: "its first sample",
 }
 READ = {"strict": "✓ right", "lenient": "◐ right content", "wrong": "✗ wrong"}

@@ -16,7 +16,6 @@ from diagnose.records import EvalItem
 from diagnose.stats import nominal_alpha, rate
 
 PER_KIND = 200
-"""Items per kind of grader on which its errors are measured (hand-set)."""
 """Items per kind of grader that its controls are made of (hand-set)."""
 SHOWN = (Probe.CONTROL_RIGHT, Probe.CONTROL_WRONG, Probe.CONTROL_REFERENCE)
 

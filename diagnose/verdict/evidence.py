@@ -13,7 +13,7 @@ from diagnose.grading.content import content, mentions
 from diagnose.grading.grade import constraint_of, grade
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import lost_to_reference, self_losses
-from diagnose.probes.table import COUNT, FLOORS, LEVELS, MODELLED, WINS, Floor, Probe, Role
+from diagnose.probes.table import COUNT, FLOORS, LEVELS, MODELLED, TABLE, WINS, Floor, Probe, Role
 from diagnose.records import CLASSES, KNOWLEDGE, Answer, EvalItem
 
 SAID_LEAST = 3
@@ -117,7 +117,7 @@ def slice_floors(items: list[EvalItem], log: AnswerLog) -> dict[str, float]:
     for name, members, control, level in (
         (Probe.FEW_SHOT, items, Probe.FEW_SHOT_CONTROL, "strict"),
         ("few_shot_content", without_content, Probe.FEW_SHOT_CONTROL, "lenient"),
-        (Probe.ORACLE_CONTEXT, items, Probe.OTHER_CONTEXT, "lenient"),
+        *((e.probe, items, e.controls[0], "lenient") for e in TABLE if e.floor is Floor.CONTROL),
         ("follows_swap", items, Probe.SWAPPED_CONTEXT, "lenient"),
     ):
         read = [r for i in members for a in log.of_item(control, i.id) if (r := getattr(a, level)) is not None]
