@@ -11,6 +11,8 @@ import pytest
 from conftest import ROOT, run_verb
 
 from diagnose.provenance import write_json
+from eval.run import find_runs
+from train.config import read_diagnosis
 from train.records import TrainingRun
 
 TRUTH = json.loads((ROOT / "tests" / "data" / "demo" / "truth.json").read_text())
@@ -125,6 +127,31 @@ def test_unfinished_runs_are_not_compared(demo_diagnosis: Path, tmp_path: Path) 
     done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={tmp_path}")
     assert done.returncode == 2
     assert "no run is finished" in done.stderr and "killed" in done.stderr
+
+
+def test_a_run_that_cannot_be_read_costs_only_itself(demo_diagnosis: Path, tmp_path: Path) -> None:
+    for name, text in (("broken", "{"), ("older", '{"schema_version": 1, "status": "finished"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    found = read_diagnosis(str(demo_diagnosis))
+    (tmp_path / "whole").mkdir()
+    record = training_run(
+        evalset_sha256=found.evalset["sha256"],
+        prompt_format_sha=found.prompt_format_sha,
+        base=found.run["config"]["model"]["path"],
+    )
+    write_json(tmp_path / "whole" / "run.json", record)
+    runs, skipped, _ = find_runs(f"{tmp_path}/*", found)
+    assert [path.name for path, _ in runs] == ["whole"] and runs[0][1] == record
+    assert {Path(path).name for path in skipped} == {"broken", "older"}
+    assert "schema_version 1" in skipped[str(tmp_path / "older")]
+
+
+def test_a_directory_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"identity": {}, "status": "finished"}')
+    done = run_verb("diagnose", f"out={tmp_path}", "evalset.limit=16")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "schema_version 1" in done.stderr and "choose a new directory" in done.stderr
 
 
 def test_launch_trains_what_is_recommended_first(demo_diagnosis: Path, tmp_path: Path) -> None:
