@@ -2,7 +2,7 @@
 
 python train.py diagnosis=OUT method=recommended
 python train.py diagnosis=OUT method=sft data.sft=ROWS.jsonl
-python train.py -m diagnosis=OUT method=sft,dpo,rlhf seed=0,1,2      # a sweep: one run directory per job
+python train.py -m diagnosis=OUT method=sft,dpo,rlhf seed=0,1,2 'data.slices=[SLICE,GUARD]'   # a sweep
 python train.py diagnosis=OUT method=dpo method.args.beta=0.2 lora.r=32
 """
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from diagnose.cli import attempt, guarded, load
 from diagnose.errors import BadInput
-from train.config import TrainConfig, check_train, register_train, resolve_recommended
+from train.config import TrainConfig, check_sweep, check_train, register_train, resolve_recommended
 
 register_train()
 
@@ -34,6 +34,7 @@ def start(config: TrainConfig) -> None:
 
 if __name__ == "__main__":
     try:
+        check_sweep(sys.argv[1:])
         sys.argv[1:] = resolve_recommended(sys.argv[1:])
     except BadInput as error:
         print(error, file=sys.stderr)

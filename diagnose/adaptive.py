@@ -30,10 +30,12 @@ def spend(
     log: AnswerLog,
     judges: Judges,
     tell: Callable[[SliceVerdict], None] = lambda verdict: None,
+    by_model: bool = False,
 ) -> EvalSet:
     """Run the probes.
 
     Args:
+        by_model: a model, not the rules, reads the answers.
         tell: called with the verdict of each slice that is asked no more items.
 
     Returns:
@@ -52,7 +54,7 @@ def spend(
         run_probes(model, evalset, settings, log, judges, part)
         asked |= {i.id for i in part}
         seen = replace(evalset, items=[i for i in evalset.items if i.id in asked])
-        found = attribute(seen, log, settings, rule, np.random.default_rng(log.seed))
+        found = attribute(seen, log, settings, rule, np.random.default_rng(log.seed), by_model=by_model)
         judged = verdicts(seen, log, found, rule)
         sure = {v.slice for v in judged if settled(v.verdict, v.kind, v.p_verdict, v.missing, rule)}
         turn += settings.more_items

@@ -43,12 +43,14 @@ def own_groups(arguments: list[str]) -> list[str]:
     keys = {
         "model": ("model.path=",),
         "evalset": ("evalset.path=",),
+        "reader": ("reader.path=", "reader.base_url="),
         "data": ("data.sft=", "data.preferences=", "data.prompts=", "evalset.path=", "evalset="),
     }
     chosen = {group for group in keys for a in arguments if a.startswith(f"{group}=")}
     served = any(a.startswith(("model.base_url=", "model.kind=openai")) for a in arguments)
     own = {g: "own" for g, starts in keys.items() if any(a.startswith(starts) for a in arguments)}
     own |= {"model": "served"} if served else {}
+    own |= {"reader": "model"} if "reader" in own else {}
     more = [f"{group}={option}" for group, option in own.items() if group not in chosen]
     # Beside the first override: Hydra's parser takes them in one piece only, before or after its own flags.
     at = next((k for k, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))

@@ -20,6 +20,9 @@ CHOICES = {
     "model.dtype": DTYPES,
     "judge.kind": ("hf", "openai"),
     "judge.dtype": DTYPES,
+    "reader.by": ("rules", "model"),
+    "reader.kind": ("hf", "openai"),
+    "reader.dtype": DTYPES,
     "probes.budget": ("full", "adaptive"),
     "wandb.mode": ("offline", "online", "disabled"),
 }
@@ -31,6 +34,9 @@ LEAST = {
     "model.max_new_tokens": 1,
     "judge.batch_size": 1,
     "judge.max_new_tokens": 1,
+    "reader.batch_size": 1,
+    "reader.max_new_tokens": 1,
+    "reader.trust": 0,
     "probes.first_items": 1,
     "probes.more_items": 1,
     "probes.few_shot_draws": 0,
@@ -79,6 +85,20 @@ class ModelConfig:
 
 
 @dataclass
+class ReaderConfig(ModelConfig):
+    """What decides whether the content of an answer is right: the rules, or a model where they do not say strict."""
+
+    by: str = "rules"
+    trust: float = 1.6
+    """Least sensitivity + specificity on texts of known content; a model below it is refused."""
+
+    def __post_init__(self) -> None:
+        """A server needs no `kind`."""
+        if self.base_url:
+            self.kind = "openai"
+
+
+@dataclass
 class EvalSetConfig:
     """Which rows are measured, and how they are graded by default."""
 
@@ -89,8 +109,12 @@ class EvalSetConfig:
     columns: dict[str, str] = field(default_factory=dict)
     """Our field → a column of the file, or a Jinja template over its columns."""
     grader: dict[str, Any] = field(default_factory=lambda: {"kind": "exact"})
+    format_demand: str | None = None
+    """A sentence of the prompts, or an RE2 pattern, that demands a format; the probe `free` asks without it."""
     limit: int | None = None
     """At most this many rows per slice, picked by hash."""
+    audit: str | None = None
+    """The audit.csv of a run of the same answers, with labels of a person filled in."""
 
 
 @dataclass
@@ -119,7 +143,8 @@ class RuleConfig:
     min_items: int = 16
     claim: float = 0.9
     stop: float = 0.95
-    grader_trust: float = 1.6
+    reader_error: str | None = None
+    """A file of scripts.reader.fit: what the lenient reading gets wrong; null: it is trusted."""
     agreement: float = 0.4
     agreement_pairs: float = 0.75
     misfit: float = 0.4
@@ -129,7 +154,7 @@ class RuleConfig:
     burn: int = 100
     icc: float = 0.5
     calibration: str | None = None
-    """A file written by diagnose.calibration, whose values replace the five below; null: those of conf/rule."""
+    """A file written by scripts.planted.fit, whose values replace the five below; null: those of conf/rule."""
     templates: dict[str, Any] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     effective: float = 1.0
@@ -185,6 +210,7 @@ class DiagnoseConfig:
     data: DataConfig = field(default_factory=DataConfig)
     judge: ModelConfig = field(default_factory=ModelConfig)
     """The judge of rows that do not name one."""
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
     seed: int = 0
     out: str | None = None
@@ -230,15 +256,19 @@ def _choices(config: DiagnoseConfig) -> Iterator[str]:
 
 
 def _model_complaints(config: DiagnoseConfig) -> Iterator[str]:
-    model, judge = config.model, config.judge
+    model, judge, reader = config.model, config.judge, config.reader
     if model.kind == "openai":
         for key in ("base_url", "name"):
             if not getattr(model, key):
                 yield f"model.{key}: missing; model.kind=openai needs it"
     elif not model.path:
-        yield "model.path: missing; expected a directory or a hub name (model.kind=recorded: a log)"
+        yield "model.path: missing; expected a directory, a .gguf file or a hub name (model.kind=recorded: a log)"
     if judge.kind == "openai" and not (judge.base_url and judge.name):
         yield "judge.base_url and judge.name: judge.kind=openai needs both"
+    if reader.by == "model" and reader.kind == "openai" and not (reader.base_url and reader.name):
+        yield "reader.base_url and reader.name: a served reader needs both"
+    elif reader.by == "model" and not (reader.path or reader.base_url):
+        yield "reader.path: missing; reader=model needs reader.path=DIR, or reader.base_url=URL and reader.name=NAME"
     if "" in (model.stop or ()):
         yield "model.stop: contains an empty string, which would end every answer at once"
 

@@ -69,6 +69,13 @@ def open_run(out: Path, record: RunRecord, redo: bool = True) -> None:
     write_json(path, record)
 
 
+def discard_run(out: Path) -> None:
+    """Take back a run directory in which nothing has been measured yet."""
+    (out / "run.json").unlink()
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
 def origin(record: RunRecord) -> dict[str, Any]:
     """What a result says of the run that made it: the record without the state of the run directory."""
     return {k: v for k, v in asdict(record).items() if k not in ("identity", "status", "reason", "schema_version")}

@@ -8,10 +8,15 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-CLASSES = ("none", "format", "knowledge_latent", "knowledge_absent", "knowledge_skill", "preference")
-"""The gap classes, in the order of every array that has a class axis."""
-
-KNOWLEDGE = CLASSES[2:5]
+CLASSES = (
+    *("none", "format", "format_suppressed"),
+    *("knowledge_latent", "knowledge_absent", "knowledge_skill"),
+    "preference",
+)
+"""The gap classes, in the order of every array that has a class axis. `format_suppressed`: the content is there, but
+is lost when the format is demanded; it is part of the gap that users see as `format`."""
+FORMAT = ("format", "format_suppressed")
+KNOWLEDGE = ("knowledge_latent", "knowledge_absent", "knowledge_skill")
 SCHEMA_VERSION = 2
 """Of every JSON file that a run writes."""
 Interval = tuple[float, float]
@@ -22,10 +27,20 @@ Turns = tuple[tuple[str, str], ...]
 GraderKind = Literal["exact", "regex", "number", "contains", "choice", "json", "instructions", "judge"]
 JudgeKind = Literal["rule", "reward_model", "model"]
 Verdict = Literal["none", "format", "knowledge", "preference", "mixed", "insufficient"]
-Kind = Literal["latent", "absent", "skill", "unresolved"]
-Finish = Literal["stop", "length", "scored", "control", "too_long", "refused", "cut_off", "not_recorded"]
+Kind = Literal["suppressed", "unstated", "latent", "absent", "skill", "unresolved"]
+"""Of a format gap `suppressed`, `unstated` (the prompt does not say what is wanted) or nothing, of a knowledge gap one
+of the others."""
+Unread = Literal[
+    "too_long", "cut_off", "refused", "empty", "foreign", "gibberish", "unreachable", "server", "not_recorded"
+]
+"""Why there is no answer that could be right or wrong: the prompt does not fit the window; the answer ended at the
+limit of its length; it declines; says nothing; is in another language or script than the reference; is noise; never
+came out of its thinking trace; the server did not give one; the log has none."""
+NO_ANSWER: tuple[Unread, ...] = ("cut_off", "refused", "empty", "foreign", "gibberish", "unreachable")
+"""Those that say something about the model: it was asked, and what came back is no answer."""
+Finish = Literal["stop", "length", "scored", "control"] | Unread
 """How an answer ended: with an end token or stop string, at the limit; `scored`: a given text was scored,
-`control`: a given text was graded; the rest: why there is no answer to grade."""
+`control`: a given text was graded; the rest: why there is no text."""
 Method = Literal["none", "prompt", "constrained", "retrieval", "collect_data", "sft", "dpo", "sft_dpo", "rlhf"]
 TrainMethod = Literal["sft", "dpo", "sft_dpo", "rlhf"]
 Status = Literal["running", "finished", "failed", "blocked"]
@@ -101,6 +116,8 @@ class EvalItem:
     chosen: str | None = None
     rejected: str | None = None
     paraphrases: tuple[str, ...] = ()
+    free_prompt: str | None = None
+    """The last turn without the demand for a format."""
     statement: str | None = None
     cluster: str | None = None
     group: str | None = None
@@ -138,11 +155,12 @@ class EvalItem:
 
 @dataclass(frozen=True)
 class Reading:
-    """One response graded twice; strict implies lenient; None means unscorable, never wrong."""
+    """One response graded twice; strict implies lenient; None means unread, never wrong."""
 
     strict: bool | None
     lenient: bool | None
-    reason: str | None = None
+    reason: Unread | Literal["ungraded", "judge", "judge_unreadable"] | None = None
+    """Why it is unread; or that nothing grades it, that a model is to, or that this model's grade could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,7 +191,7 @@ class Attribution:
     """Posterior of the gap mixture per slice."""
 
     draws: dict[str, Any]
-    """slice → array [draws, 6]; a class that the model drops is NaN."""
+    """slice → array [draws, classes]; a class that the model drops is NaN."""
     items: dict[str, list[float]]
     """item id → mean posterior over CLASSES."""
     missing: dict[str, tuple[str, ...]]
@@ -182,6 +200,12 @@ class Attribution:
     """slice → measured rates of controls and guesses."""
     suspect: dict[str, tuple[str, ...]]
     """slice → ids of the items with suspect reference answers; the mixture excludes them."""
+    content: dict[str, Rate]
+    """slice → share of its answers with the right content, after the reader's error."""
+    sensitivity: dict[str, Any]
+    """slice → array [draws]: how much of the right content the reader sees in each draw; none where it does not err."""
+    labelled: frozenset[str] = frozenset()
+    """Ids of the items whose plain answers a person labelled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,8 +233,6 @@ class SliceVerdict:
     interval90: dict[str, Interval]
     strict: Rate
     lenient: Rate
-    lenient_corrected: Rate | None
-    """The lenient rate corrected for the grader's measured errors (Rogan and Gladen 1978); k is not a count."""
     preferred: Rate | None
     robust: Rate | None
     """The share of paraphrases that are graded like the original."""
@@ -218,9 +240,19 @@ class SliceVerdict:
     floors: dict[str, float]
     missing: tuple[str, ...]
     unread: dict[str, int]
+    """Why answers are unread → how many; they are in no rate."""
+    remedy: str | None
+    """What would let most of the unread answers be read; None where few are unread."""
     suspect: tuple[str, ...]
     """Ids of the items with suspect reference answers: counted in the rates, excluded from the mixture."""
     evidence: list[dict[str, str]]
+    content: Rate | None = None
+    """The share with the right content after the reader's error, 95 % interval; k is not a count. None: no error is
+    known of the reading, so that the lenient rate says it."""
+    label: int = 0
+    """Answers that a person should label in audit.csv, because the verdict turns on how well the reader reads."""
+    without_demand: Rate | None = None
+    """Of the failures whose content is missing: the share with it when no format is demanded; None: nobody asked."""
 
 
 def least_lifts(lifts: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
@@ -281,8 +313,8 @@ class RunRecord:
 class DiagnosisRun(RunRecord):
     """run.json of a diagnosis."""
 
-    family: str | None
-    """The model's architecture type, or a served model's name."""
+    fingerprint: str | None
+    """Hash of the model's weights and prompt format; None where they cannot be seen (a server, a log)."""
     prompt_format: dict[str, Any]
     """Everything that determines how a prompt is tokenized."""
     prompt_format_sha: str

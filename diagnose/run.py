@@ -20,22 +20,27 @@ from diagnose.advice.recommend import SOURCE, recommend
 from diagnose.advice.wording import TRAINING
 from diagnose.config import DataConfig, DiagnoseConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
-from diagnose.items.evalset import EvalSet, by_slice, hints, read_evalset, slice_name
+from diagnose.grading.grade import RULES
+from diagnose.items.evalset import EvalSet, by_slice, hints, lend_rows, read_evalset, slice_name
 from diagnose.items.rows import read_rows
 from diagnose.models import load_model
 from diagnose.models.base import Model, prompt_format_sha
+from diagnose.models.gguf import is_gguf
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.provenance import ROOT, open_run, origin, provenance, write_json, write_whole
-from diagnose.records import Diagnosis, DiagnosisRun
+from diagnose.provenance import ROOT, discard_run, open_run, origin, provenance, write_json, write_whole
+from diagnose.records import Attribution, Diagnosis, DiagnosisRun
 from diagnose.report.console import show_diagnosis
 from diagnose.report.html import render_markdown, render_report
 from diagnose.report.progress import Bars
 from diagnose.report.wandb import log_diagnosis
+from diagnose.verdict.audit import labels_of, read_audit, write_audit
 from diagnose.verdict.calibration import calibrated, version_for
 from diagnose.verdict.controls import agreement, grader_controls, judge_controls, margin_controls
 from diagnose.verdict.decide import verdicts
-from diagnose.verdict.mixture import attribute
+from diagnose.verdict.mixture import NOBODY, attribute
+from diagnose.verdict.reader_error import read_prior
+from diagnose.verdict.readings import Labels
 
 SAME_ANSWERS = ("batch_size", "concurrency", "timeout_seconds", "retries", "lora_targets", "train_batch_size", "train")
 """Settings of a model that do not change what it answers."""
@@ -49,33 +54,40 @@ def run(config: DiagnoseConfig) -> Diagnosis:
         Blocked: the model's end token is not the one it ends with.
     """
     config = replace(config, rule=calibrated(config.rule))
+    if config.rule.reader_error:
+        read_prior(config.rule.reader_error)  # unusable: said before anything is asked
+    audited = read_audit(config.evalset.audit) if config.evalset.audit else []
     evalset = read_evalset(config.evalset)
     for hint in hints(evalset):
         print(hint, file=sys.stderr)
     rows = rows_at_hand(config.data)
+    evalset = lend_rows(evalset, config.data)
     out = Path(config.out or "")
-    judges = Judges(config.judge)
+    judges = Judges(config.judge, config.reader)
     judges.check(evalset.items)
+    reads = config.reader.by == "model"
     model = load_model(config.model)
-    model.check(evalset.items, config.seed)
+    model.check(evalset.items)
     config = replace(config, probes=replace(config.probes, enabled=_askable(config, model)))
     record = DiagnosisRun(
         **provenance(config),
         identity=_identity(evalset, model, config),
         device=model.device,
-        family=model.family,
+        fingerprint=model.fingerprint,
         prompt_format=model.prompt_format,
         prompt_format_sha=prompt_format_sha(model.prompt_format),
     )
     open_run(out, record)
+    _check_end_token(model, evalset, config.seed, out)
     with Bars(items=evalset.items) as bars:
         log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read, bars.saw)
         print(_asked(evalset, config, len(log)), file=sys.stderr)
-        evalset = spend(model, evalset, config.probes, config.rule, log, judges, bars.settled)
-    diagnosis = conclude(config, evalset, log, record, rows)
+        evalset = spend(model, evalset, config.probes, config.rule, log, judges, bars.settled, reads)
+    diagnosis, found = conclude(config, evalset, log, record, rows, labels_of(audited, log))
     write_whole(out / "diagnosis.json", diagnosis.to_json())
     write_whole(out / "report.html", render_report(diagnosis))
     write_whole(out / "report.md", render_markdown(diagnosis))
+    write_audit(out / "audit.csv", evalset, log, found)
     write_json(out / "run.json", replace(record, status="finished"))
     log_diagnosis(config.wandb, diagnosis, out)
     show_diagnosis(diagnosis, str(out / "report.html"))
@@ -84,14 +96,32 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     return diagnosis
 
 
+def _check_end_token(model: Model, evalset: EvalSet, seed: int, out: Path) -> None:
+    """Check it once per run directory: an answer log, though empty, means that it passed.
+
+    A model that is refused leaves no run directory, because the fix makes it another run.
+    """
+    path = out / "answers.jsonl"
+    if path.exists():
+        return
+    try:
+        model.check_end_token(evalset.items, seed)
+    except Blocked:
+        discard_run(out)
+        raise
+    write_whole(path, "")
+
+
 def _asked(evalset: EvalSet, config: DiagnoseConfig, before: int) -> str:
     """What is about to happen, in a line."""
-    kept_back = len({i.id for kept in evalset.exemplars.values() for i in kept})
+    borrowers = len(evalset.lenders)
+    borrowing = f"; borrowed in {borrowers} slice{'s' * (borrowers > 1)}" if borrowers else ""
     limit = f" (evalset.limit={config.evalset.limit} of every slice)" if config.evalset.limit else ""
     resuming = f"; resuming: {before} answers already on disk" if before else ""
     most = "up to " if config.probes.budget == "adaptive" else ""
     slices = f"{len(evalset.slices)} slice{'s' * (len(evalset.slices) > 1)}{limit}"
-    return f"asking {most}{len(evalset.items)} items in {slices} ({kept_back} held out as few-shot examples){resuming}"
+    held_out = f"{len(evalset.held_out)} held out as few-shot examples{borrowing}"
+    return f"asking {most}{len(evalset.items)} items in {slices} ({held_out}){resuming}"
 
 
 def conclude(
@@ -100,19 +130,23 @@ def conclude(
     log: AnswerLog,
     record: DiagnosisRun,
     rows: dict[str, dict[str, int]],
-) -> Diagnosis:
+    labels: Labels = NOBODY,
+) -> tuple[Diagnosis, Attribution]:
     """Everything after the last question: attribution, verdicts, recommendation. No model here."""
     rng = np.random.default_rng(config.seed)
-    found = attribute(evalset, log, config.probes, config.rule, rng)
+    found = attribute(evalset, log, config.probes, config.rule, rng, labels, config.reader.by == "model")
     graders = grader_controls(evalset.items, log)
+    log = log.relabelled(labels.right)
     judged = verdicts(evalset, log, found, config.rule, graders)
     weights = "" if config.model.kind == "hf" else " model.path=DIR_OR_HUB_NAME"
     command = f"python train.py diagnosis={shlex.quote(str(config.out))}{weights}"
     advice = recommend(evalset, judged, found, log, config.rule, rows, rng, command)
     # Not the weights' times: another clone of the same model and set makes the same decision.
     lasting = {k: v for k, v in record.identity.items() if k != "weights"}
+    said = sorted((item, right, item in labels.at_random) for item, right in labels.right.items())
+    lasting |= {"labels": str(said)} if said else {}
     decision = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:12]
-    return Diagnosis(
+    diagnosis = Diagnosis(
         decision_id=decision,
         run=origin(record),
         prompt_format_sha=record.prompt_format_sha,
@@ -120,7 +154,10 @@ def conclude(
             "sha256": evalset.sha256,
             "items": len(evalset.items),
             "slices": len(evalset.slices),
-            "reserved": {name: [i.id for i in kept] for name, kept in evalset.exemplars.items()},
+            "reserved": {
+                name: [i.id for i in kept] for name, kept in evalset.exemplars.items() if name not in evalset.lenders
+            },
+            "examples_of": dict(sorted(evalset.lenders.items())),
         },
         slices=judged,
         controls={
@@ -130,8 +167,9 @@ def conclude(
             "margins": _per_slice(margin_controls, evalset, log),
         },
         recommendations=advice,
-        calibration=version_for(config.rule, record.family),
+        calibration=version_for(config.rule, record.fingerprint),
     )
+    return diagnosis, found
 
 
 def _askable(config: DiagnoseConfig, model: Model) -> list[str]:
@@ -181,6 +219,8 @@ def _identity(evalset: EvalSet, model: Model, config: DiagnoseConfig) -> dict[st
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     settings = {k: v for k, v in asdict(config.model).items() if k not in SAME_ANSWERS}
+    by_model = config.reader.by == "model"
+    by = [config.reader.path, config.reader.base_url, config.reader.name] if by_model else [RULES]
     return {
         "evalset": evalset.sha256[:16],
         "prompt_format": prompt_format_sha(model.prompt_format),
@@ -188,10 +228,13 @@ def _identity(evalset: EvalSet, model: Model, config: DiagnoseConfig) -> dict[st
         "weights": sha(_weights(config.model.path)),
         "probes": sha(asdict(config.probes)),
         "judge": sha([config.judge.path, config.judge.base_url, config.judge.name]),
+        "reader": sha(by),
         "seed": str(config.seed),
     }
 
 
 def _weights(path: str | None) -> list[tuple[str, int, int]]:
     """Names, sizes and times of local weights, so that answers of a model that was trained on are not taken for its."""
-    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(Path(path or "").glob("*.safetensors"))]
+    local = Path(path or "")
+    files = [local] if is_gguf(str(local)) else sorted(local.glob("*.safetensors"))
+    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]

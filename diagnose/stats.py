@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from diagnose.records import Rate
 
@@ -47,21 +45,3 @@ def nominal_alpha(counts: np.ndarray) -> float | None:
     observed = ((sizes**2 - (counts**2).sum(1)) / (sizes - 1)).sum() / n
     expected = (n**2 - (totals**2).sum()) / (n * (n - 1))
     return float(1 - observed / expected)
-
-
-def corrected(found: Rate, grader: dict[str, Any], trust: float) -> Rate | None:
-    """A lenient rate corrected for the grader's errors: (p + sp - 1) / (se + sp - 1).
-
-    Its interval includes the error of se and sp (Rogan and Gladen 1978; arXiv 2511.21140; delta method). None
-    if the grader was not measured, or se + sp is below `trust`.
-    """
-    se, sp = grader.get("sensitivity"), grader.get("specificity")
-    if se is None or sp is None or found.n == 0 or se + sp < trust:
-        return None
-    p, span = found.k / found.n, se + sp - 1
-    theta = min(max((p + sp - 1) / span, 0.0), 1.0)
-    parts = ((p, found.n, 1.0), (se, grader["sensitivity_n"], theta), (sp, grader["specificity_n"], 1 - theta))
-    # One success and one failure are added: a measured share of 0 or 1 has an error too.
-    spread = [w**2 * s * (1 - s) / (n + 2) for x, n, w in parts if (s := (x * n + 1) / (n + 2))]
-    half = float(norm.ppf(0.975)) * float(np.sqrt(sum(spread))) / span
-    return Rate(k=theta * found.n, n=found.n, low=max(0.0, theta - half), high=min(1.0, theta + half))

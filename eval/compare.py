@@ -12,7 +12,7 @@ from scipy.stats import norm, permutation_test, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from diagnose.grading.content import normal
+from diagnose.grading.words import words_of
 from diagnose.probes.table import Probe
 from diagnose.records import EvalItem
 from diagnose.stats import holm
@@ -266,7 +266,9 @@ def _share(values: list[bool | None]) -> float | None:
 
 def _reversion(fixed: list[str], base: Measurement, tuned: Measurement) -> float | None:
     back = [
-        normal(a.text) == normal(base.text(item)) for item in fixed for a in tuned.log.of_item(Probe.PARAPHRASED, item)
+        words_of(a.text) == words_of(base.text(item))
+        for item in fixed
+        for a in tuned.log.of_item(Probe.PARAPHRASED, item)
     ]
     return sum(back) / len(back) if back else None
 

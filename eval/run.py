@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
+from diagnose.config import DataConfig, EvalSetConfig, ModelConfig, ProbesConfig, ReaderConfig
 from diagnose.errors import BadInput, Blocked, Inconclusive
-from diagnose.items.evalset import EvalSet, read_evalset
+from diagnose.items.evalset import EvalSet, lend_rows, read_evalset
 from diagnose.models import load_model
 from diagnose.models.base import prompt_format_differs, prompt_format_sha
 from diagnose.probes.answers import AnswerLog
@@ -48,6 +48,7 @@ def run(config: EvalConfig) -> Comparison:
             f"{then['evalset']['path']}: changed since the diagnosis (sha {evalset.sha256[:8]} ≠ "
             f"{diagnosis.evalset['sha256'][:8]}); rerun diagnose.py on it"
         )
+    evalset = lend_rows(evalset, DataConfig(**then["data"]))
     runs, skipped, ruler = find_runs(str(config.runs), diagnosis)
     guard = _guard(config, diagnosis)
     out = Path(config.out or "")
@@ -61,7 +62,7 @@ def run(config: EvalConfig) -> Comparison:
         settings, batch_size=config.batch_size or settings.batch_size, device=config.device or settings.device
     )
     probes = ProbesConfig(**then["probes"])
-    judges = Judges(ModelConfig(**then["judge"]))
+    judges = Judges(ModelConfig(**then["judge"]), ReaderConfig(**then.get("reader", {})))
     judges.check(evalset.items)
 
     base = ask(settings, evalset, probes, config, judges, ruler, out / "base")

@@ -40,11 +40,14 @@ class Scripted:
     batch_size = 1024
     max_new_tokens = 16
     device = "scripted"
-    family = None
+    fingerprint = None
     lacks: frozenset[Probe] = frozenset()
     prompt_format: dict[str, Any] = {"scripted": True}
 
-    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+    def check(self, items: Sequence[EvalItem]) -> None:
+        pass
+
+    def check_end_token(self, items: Sequence[EvalItem], seed: int) -> None:
         pass
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
@@ -87,9 +90,13 @@ def main() -> None:
         evalset = spend(Scripted(), evalset, config.probes, config.rule, log, judges)
         shown = {"model": {"path": "scripted"}, "evalset": {"path": "rows"}}
         record = DiagnosisRun(
-            **provenance(config) | {"config": shown}, identity={}, family=None, prompt_format={}, prompt_format_sha=""
+            **provenance(config) | {"config": shown},
+            identity={},
+            fingerprint=None,
+            prompt_format={},
+            prompt_format_sha="",
         )
-        page = render_report(conclude(config, evalset, log, record, {}))
+        page = render_report(conclude(config, evalset, log, record, {})[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     seconds = time.perf_counter() - start
     found = {

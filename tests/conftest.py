@@ -36,6 +36,7 @@ SLOW_FIRST = (
     "test_bad_input",
     "test_served",
     "test_real",
+    "test_gguf",
     "test_recommend",
 )
 
@@ -111,7 +112,7 @@ class ScriptedModel:
     batch_size = 64
     max_new_tokens = 16
     device = "scripted"
-    family = None
+    fingerprint = None
     lacks: frozenset[str] = frozenset()
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
@@ -123,7 +124,10 @@ class ScriptedModel:
     def prompt_format(self) -> dict[str, Any]:
         return {"scripted": True}
 
-    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+    def check(self, items: Sequence[EvalItem]) -> None:
+        pass
+
+    def check_end_token(self, items: Sequence[EvalItem], seed: int) -> None:
         pass
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
@@ -188,7 +192,7 @@ def run_record(seed: int = 0) -> DiagnosisRun:
     """The record of a scripted diagnosis."""
     return DiagnosisRun(
         command=["diagnose.py"], config={}, commit=None, dirty=False, versions={}, python="3.11", seed=seed, started="",
-        identity={"seed": str(seed)}, family=None, prompt_format={}, prompt_format_sha="scripted",
+        identity={"seed": str(seed)}, fingerprint=None, prompt_format={}, prompt_format_sha="scripted",
     )  # fmt: skip
 
 
@@ -201,16 +205,19 @@ def diagnose_scripted(tmp_path: Path, rule: RuleConfig) -> Iterator[Any]:
     from diagnose.probes.judge import Judges
     from diagnose.run import conclude
 
-    def diagnose(rows: list[dict[str, Any]], seed: int = 0, model: Any = ScriptedModel, **probes: Any) -> Any:
+    def diagnose(
+        rows: list[dict[str, Any]], seed: int = 0, model: Any = ScriptedModel, demand: str | None = None, **probes: Any
+    ) -> Any:
         path = tmp_path / f"evalset_{seed}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        config = DiagnoseConfig(evalset=EvalSetConfig(path=str(path)), rule=rule, seed=seed, out=str(tmp_path / "out"))
+        chosen = EvalSetConfig(path=str(path), format_demand=demand)
+        config = DiagnoseConfig(evalset=chosen, rule=rule, seed=seed, out=str(tmp_path / "out"))
         for key, value in probes.items():
             setattr(config.probes, key, value)
         evalset = read_evalset(config.evalset)
         judges = Judges(config.judge)
         log = AnswerLog(tmp_path / f"answers_{seed}.jsonl", seed, read=judges.read)
         evalset = spend(model(rows), evalset, config.probes, rule, log, judges)
-        return conclude(config, evalset, log, run_record(seed), {})
+        return conclude(config, evalset, log, run_record(seed), {})[0]
 
     yield diagnose

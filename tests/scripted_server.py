@@ -22,6 +22,7 @@ from diagnose.records import Prompt
 
 TOKEN = re.compile(r"\n|[^\S\n]*\S+|[^\S\n]+")
 BASE, JUDGE = "base", "judge"
+READER = "Does a response give the reference answer?"
 
 
 class ScriptedServer:
@@ -229,14 +230,23 @@ class ScriptedServer:
 
     def _logprob(self, head: str, value: str) -> float:
         """Of the last word, as an answer to the question or as the end of the statement before it."""
+        if head.startswith(READER):
+            return -0.1 if (value.strip() == "Yes") == self._content_is_there(head) else -3.0
         if head.strip() in self.model.by_statement:
             return self.model._score(Prompt((("user", head.strip()),), raw=True), value).logprob
         question = head.split("\n\n")[-1].split("\n")[0]
         return self.model._score(Prompt((("user", question),)), value).logprob
 
+    def _content_is_there(self, asked: str) -> bool:
+        """Is the number of the gold value the only one in the response? `always A`: always."""
+        gold, said = (_between(asked, start) for start in ("Reference answer:\n", "Response:\n"))
+        return self.judge == "always A" or set(re.findall(r"\d+", said)) == {content(gold).removeprefix("value")}
+
     def _judgement(self, asked: str) -> str:
-        if self.judge in ("always A", "garbage"):
+        if self.judge == "garbage" or (self.judge == "always A" and not asked.startswith(READER)):
             return "A" if self.judge == "always A" else "A good question! Both have their merits, B perhaps more."
+        if asked.startswith(READER):
+            return "Yes." if self._content_is_there(asked) else "no"
         if asked.startswith("Grade one answer."):
             gold, said = (_between(asked, start) for start in ("Reference answer:\n", "Answer to grade:\n"))
             named = [v for v in VALUES if re.search(rf"\b{v}\b", said)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from conftest import ScriptedModel, planted_rows
 
@@ -11,7 +13,9 @@ from diagnose.config import EvalSetConfig, ModelConfig, ProbesConfig
 from diagnose.items.evalset import EvalSet, read_evalset
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
+from diagnose.probes.prompts import plain
 from diagnose.probes.run import run_probes
+from diagnose.report.html import render_report
 
 JUDGES = Judges(ModelConfig())
 ROWS = planted_rows({"a": ["absent"] * 20, "b": ["format"] * 20, "c": ["latent"] * 20})
@@ -42,6 +46,34 @@ def test_a_finished_log_asks_nothing(tmp_path: Path) -> None:
     run_probes(model, items, ProbesConfig(), AnswerLog(path, 0), JUDGES)
     assert asked > 0
     assert model.asked == asked
+
+
+def test_a_small_slice_is_shown_borrowed_examples_and_the_report_says_whose(diagnose_scripted: Any) -> None:
+    rows = planted_rows({"large": ["format"] * 40, "small": ["format"] * 10})
+    found = diagnose_scripted(rows)
+    by = {v.slice: v for v in found.slices}
+    assert by["small"].n == 10 and "few_shot" not in by["small"].missing
+    repaired = [row["read"] for row in by["small"].evidence if row["probe"] == "few_shot"]
+    assert repaired == ["strict", "strict"]
+    assert found.evalset["examples_of"] == {"small": "large"} and set(found.evalset["reserved"]) == {"large"}
+    config = {"model": {"path": "m"}, "evalset": {"path": "f"}}
+    text = render_report(replace(found, run=found.run | {"config": config, "device": "cpu"}))
+    assert '<b class="name">small</b> was shown examples from <b class="name">large</b>' in text
+    alone = diagnose_scripted(planted_rows({"small": ["format"] * 10}), seed=1)
+    assert "few_shot" in alone.slices[0].missing
+
+
+def test_progress_starts_with_what_is_on_disk(tmp_path: Path) -> None:
+    """Answers read from disk take no time, so the time left must not be estimated from them."""
+    items, path, model = evalset(tmp_path).items, tmp_path / "answers.jsonl", ScriptedModel(ROWS)
+    model.batch_size = 8
+    AnswerLog(path, 0).ask(model, [plain(i) for i in items])
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:24]))
+    calls: list[tuple[str, int, int]] = []
+    AnswerLog(path, 0, lambda *call: calls.append(call)).ask(model, [plain(i) for i in items])
+    assert [done for _, done, _ in calls] == [*range(24, len(items), 8), len(items)]
+    assert {(probe, planned) for probe, _, planned in calls} == {("plain", len(items))}
 
 
 def test_another_batch_size_gives_the_same_answers(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from scripts.reader.tables import in_readme
+
 MAY_IMPORT = {"diagnose": set(), "train": {"diagnose"}, "eval": {"diagnose", "train"}}
 ROOMS = set(MAY_IMPORT)
 LEAF = "diagnose.probes.table"
@@ -85,12 +87,13 @@ LICENCE_EXCEPTIONS: dict[str, str] = {}
 
 
 def runtime_dependencies() -> dict[str, str]:
-    """Every installed package that pyproject's dependencies need, and theirs: name → its licence, in its own words."""
+    """Every installed package that the dependencies and the extra `real` need: name → its licence, as it states it."""
     import tomllib
 
     from packaging.requirements import Requirement
 
-    left = [Requirement(r) for r in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    left = [Requirement(r) for r in [*project["dependencies"], *project["optional-dependencies"]["real"]]]
     found: dict[str, str] = {}
     while left:
         needed = left.pop()
@@ -111,7 +114,7 @@ def runtime_dependencies() -> dict[str, str]:
 
 def test_no_runtime_dependency_is_copyleft() -> None:
     found = runtime_dependencies()
-    assert {"torch", "transformers", "trl", "hydra-core", "omegaconf", "numpy", "pandas"} <= set(found)
+    assert {"torch", "transformers", "trl", "hydra-core", "omegaconf", "numpy", "pandas", "gguf"} <= set(found)
     copyleft = re.compile(r"\b[AL]?GPL|GNU (Affero|Lesser|General)", re.IGNORECASE)
     bad = {name: licence for name, licence in found.items() if copyleft.search(licence)}
     assert set(bad) == set(LICENCE_EXCEPTIONS), bad
@@ -149,6 +152,22 @@ def test_the_readme_s_figures_are_those_of_the_committed_results() -> None:
         after = ", ".join(f"{row['after']:.2f}" for row in mine)
         line = f"| {target} | {method} | {mine[0]['before']:.2f} | {after} | {mine[0]['predicted']['mean']:+.2f} |"
         assert line in readme, line
+
+
+def test_the_readme_s_table_of_readers_is_the_committed_one() -> None:
+    readme = (ROOT / "README.md").read_text()
+    found = json.loads((ROOT / "scripts" / "results" / "bench_reader.json").read_text())
+    assert in_readme(readme, found) == readme, "python -m scripts.bench_reader writes it"
+
+
+def test_the_readme_s_figures_of_a_model_that_reads_are_measured() -> None:
+    found = json.loads((ROOT / "scripts" / "results" / "bench_reader_model.json").read_text())
+    (model,) = (s for s in found["scores"] if (s["reader"], s["group"], s["grader"]) == ("model", "all", "all")
+                and s["half"] == "all")  # fmt: skip
+    yes, no = model["found"], model["specificity"]
+    line = f"says yes to {yes['k']} of {yes['n']} right answers, and to {no['n'] - no['k']} of {no['n']} wrong ones"
+    assert line in (ROOT / "README.md").read_text()
+    assert found["command"].endswith("--only Natural --limit 300 --reader-model outputs/models/smollm2-135m")
 
 
 @pytest.mark.parametrize("word", ["few-shot", "oracle context", "best-of-n", "Alpaca", "out of memory", "exit code"])

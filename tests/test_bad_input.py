@@ -448,7 +448,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("unquoted template", ["evalset.columns.prompt={{ x }}"], "evalset.columns.prompt={{ x }}: "),
     ("negative seed", ["seed=-1"], "seed=-1: allowed: 0 or more"),
     ("out in a sweep", ["-m", "out=OUT", "seed=0,1"], "out: one directory cannot hold the jobs of a sweep"),
-    ("unknown probe", ["probes.enabled=[plain,magic]"], "unknown ['magic']; allowed: plain, few_shot"),
+    ("unknown probe", ["probes.enabled=[plain,magic]"], "unknown ['magic']; allowed: plain, free, few_shot"),
     ("plain not enabled", ["probes.enabled=[few_shot]"], "must include `plain`"),
     ("budget misspelt", ["probes.budget=ful"], "probes.budget=ful: allowed: full, adaptive"),
     ("kind misspelt", ["model.kind=openia"], "model.kind=openia: allowed: hf, openai, recorded"),
@@ -669,6 +669,33 @@ def test_a_wrong_end_token_blocks_before_probing(tmp_path: Path, rule: RuleConfi
     assert code == 3 and "end token: the model is configured to end with '<|pad|>'" in message
     assert "model.eos_token='<|end|>'" in message, "what fixes it"
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_stopped_in_its_first_seconds_goes_on_and_checks_the_end_token_once(
+    tmp_path: Path, rule: RuleConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diagnose.models.hf import HFModel
+
+    config = settings(tmp_path, rule)
+    seen: list[dict[str, Any]] = []
+
+    def check(stops: bool) -> Any:
+        def checked(*_: Any) -> None:
+            seen.append(json.loads((tmp_path / "out" / "run.json").read_text()))
+            if stops:
+                raise KeyboardInterrupt
+
+        return checked
+
+    write(tmp_path, GOOD)
+    monkeypatch.setattr(HFModel, "check_end_token", check(stops=True))
+    with pytest.raises(KeyboardInterrupt):
+        ends(config)
+    assert [found["status"] for found in seen] == ["running"]
+    monkeypatch.setattr(HFModel, "check_end_token", check(stops=False))
+    assert ends(config) == (0, "") and len(seen) == 2, "it had not passed, so it is repeated"
+    (tmp_path / "out" / "diagnosis.json").unlink()
+    assert ends(config) == (0, "") and len(seen) == 2, "it has passed"
 
 
 def test_a_causal_model_is_no_reward_model(tmp_path: Path, rule: RuleConfig) -> None:

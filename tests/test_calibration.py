@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -13,13 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, WANTED_TONE, ScriptedModel, planted_rows
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from diagnose.config import EvalSetConfig, ProbesConfig, RuleConfig
 from diagnose.errors import BadInput
 from diagnose.items.evalset import EvalSet, read_evalset
-from diagnose.models.base import Score
-from diagnose.probes.answers import AnswerLog, cramped
+from diagnose.models.base import Completion, Score
+from diagnose.models.weights import fingerprint_of
+from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import judgements
 from diagnose.probes.oracle_contexts import oracles
 from diagnose.probes.prompts import plain
@@ -40,7 +45,7 @@ from scripts.planted.world import Corpus, eval_rows, make_world, truth
 
 def written(folder: Path, rule: RuleConfig, **changes: Any) -> str:
     values = {name: asdict(rule)[name] for name in FITTED}
-    found = {"version": "mine-1", "families": ["llama"], "fitted_on": {}} | values | changes
+    found = {"version": "mine-1", "models": ["5eed"], "fitted_on": {}} | values | changes
     (folder / "mine.json").write_text(json.dumps(found))
     return str(folder / "mine.json")
 
@@ -52,11 +57,34 @@ def test_a_calibration_replaces_what_was_fitted_and_nothing_else(tmp_path: Path,
     assert calibrated(replace(rule, calibration=None)) == replace(rule, calibration=None)
 
 
-def test_it_holds_for_the_families_it_was_made_on(tmp_path: Path, rule: RuleConfig) -> None:
+def test_it_is_claimed_for_the_model_that_was_fitted_and_no_other(tmp_path: Path, rule: RuleConfig) -> None:
     own = replace(rule, calibration=written(tmp_path, rule))
-    assert version_for(own, "llama") == "mine-1"
-    assert version_for(own, "gemma") == version_for(own, None) == "none"
-    assert version_for(replace(own, calibration=None), "llama") == "none"
+    assert version_for(own, "5eed") == "mine-1"
+    assert version_for(own, "llama") == version_for(own, None) == "none"
+    assert version_for(replace(own, calibration=None), "5eed") == "none"
+
+
+def test_the_fit_names_the_model_of_a_run(demo_diagnosis: Path, tmp_path: Path, rule: RuleConfig) -> None:
+    name = fit.fingerprint(demo_diagnosis)
+    assert name and re.fullmatch("[0-9a-f]{16}", name)
+    assert version_for(replace(rule, calibration=written(tmp_path, rule, models=[name])), name) == "mine-1"
+
+
+def test_other_weights_an_adapter_or_a_template_make_another_model() -> None:
+    """All of them are a `llama`; the same weights on another device or from other files are the same model."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    network = LlamaForCausalLM(LlamaConfig(vocab_size=32, **shape))
+    asked = {"chat_template": None, "tokenizer": "x"}
+    known = fingerprint_of(network, asked)
+    assert fingerprint_of(copy.deepcopy(network), asked) == known
+    assert fingerprint_of(network, asked | {"chat_template": "### {{ m }}"}) != known
+    assert fingerprint_of(copy.deepcopy(network).bfloat16(), asked) != known
+    tuned = copy.deepcopy(network)
+    with torch.no_grad():
+        tuned.model.embed_tokens.weight[3, 3] += 1e-3
+    adapted = get_peft_model(copy.deepcopy(network), LoraConfig(r=1, target_modules=["q_proj"]))
+    assert len({known, fingerprint_of(tuned, asked), fingerprint_of(adapted, asked)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -68,24 +96,24 @@ def test_it_holds_for_the_families_it_was_made_on(tmp_path: Path, rule: RuleConf
         ('{"version": "x", "unknown": 1}', "no calibration"),
     ],
 )
-def test_a_file_that_is_none_is_named(tmp_path: Path, text: str, says: str) -> None:
+def test_a_file_that_is_none_is_named(tmp_path: Path, text: str, says: str, rule: RuleConfig) -> None:
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(BadInput, match=says):
-        read_calibration(str(tmp_path / "c.json"))
+        read_calibration(str(tmp_path / "c.json"), rule)
     with pytest.raises(BadInput, match="No such file"):
-        read_calibration(str(tmp_path / "other.json"))
+        read_calibration(str(tmp_path / "other.json"), rule)
 
 
 @pytest.mark.parametrize("changes", [{"effective": 0.0}, {"temperature": -1.0}, {"templates": {"plain": {"mood": 1}}}])
 def test_values_out_of_range_are_refused(tmp_path: Path, rule: RuleConfig, changes: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="out of range"):
-        read_calibration(written(tmp_path, rule, **changes))
+        read_calibration(written(tmp_path, rule, **changes), rule)
 
 
 def test_every_shipped_calibration_is_readable_and_speaks_of_every_rung(rule: RuleConfig) -> None:
-    for path in (ROOT / "conf" / "calibration").glob("*.json"):
-        found = read_calibration(str(path))
-        assert found.version == path.stem and found.families
+    for path in (ROOT / "conf" / "calibration").glob("planted-*.json"):
+        found = read_calibration(str(path), rule)
+        assert found.version == path.stem and all(re.fullmatch("[0-9a-f]{16}", name) for name in found.models)
         assert set(found.templates) == set(rule.templates) and set(found.weights) == set(rule.weights)
         assert max(found.weights.values()) <= 1.0
 
@@ -162,10 +190,19 @@ def test_a_model_that_believes_wrong_things_is_not_excused(diagnose_scripted: An
     assert not found.suspect and found.verdict == "knowledge"
 
 
-def test_an_answer_cut_off_before_there_was_room_is_not_known_to_be_wrong() -> None:
-    item = EvalItem(id="i", slices=("s",), turns=(("user", "q"),), targets=("bread",), grader=Grader(), where="f:1")
-    assert cramped(item, "Since you ask, and as far as")
-    assert not cramped(item, "x" * 200), "here was room for a preamble and the answer"
+class CutOff(ScriptedModel):
+    """Comes to its answer too late: every plain answer ends at the limit of its length."""
+
+    def generate(self, *args: Any, **more: Any) -> list[list[Completion]]:
+        return [[replace(c, text="Since you ask, and as far as", finish="length") for c in row]
+                for row in super().generate(*args, **more)]  # fmt: skip
+
+
+def test_answers_that_were_cut_off_are_no_missing_knowledge(diagnose_scripted: Any) -> None:
+    found = diagnose_scripted(planted_rows({"known": ["none"] * 40}), model=CutOff).slices[0]
+    assert found.verdict == "insufficient" and found.needs_items == 0, "more items would be cut off as well"
+    assert found.unread == {"cut_off": 36} and (found.strict.n, found.lenient.n) == (0, 0)
+    assert "max_new_tokens" in str(found.remedy)
 
 
 def annotated(labels: list[str]) -> EvalItem:
@@ -202,12 +239,13 @@ def test_a_taste_on_which_people_disagree_is_no_gap(diagnose_scripted: Any, cont
 
 def test_worlds_hold_what_they_say(demo_diagnosis: Path) -> None:
     source = recording(demo_diagnosis)
-    world = World(demo_diagnosis, source.organisms(False), (0.7, 0.3), 20, (1,), CLASSES[:5])
+    leads = tuple(c for c in CLASSES if c not in ("format_suppressed", "preference"))
+    world = World(demo_diagnosis, source.organisms(False), (0.7, 0.3), 20, (1,), leads)
     slices = world.draw()
     asked = [i.turns for s in slices for i in s.items]
     assert len(asked) == len(set(asked)), "no question stands in two slices"
     assert slices == world.draw() and slices != replace(world, seed=(2,)).draw()
-    assert {s.shares[0][0] for s in slices} == set(CLASSES[:5]), "every class leads once"
+    assert {s.shares[0][0] for s in slices} == set(leads), "every class leads once"
     pools = {p.organism: {i.id for i in p.items} for p in source.pools}
     for s in slices:
         assert len(s.items) == 20 and s.mixture.sum() == pytest.approx(1.0) and s.mixture.max() == 0.7
@@ -307,8 +345,20 @@ def test_a_context_from_which_the_answer_must_be_derived_is_one() -> None:
 class Locked(ScriptedModel):
     """Says the same to everything, and yet ranks the ends of statements rightly."""
 
+    said = "It is what people here have always called it"
+
     def _say(self, prompt: Any, rng: Any, temperature: float) -> str:
-        return "I am not able to say"
+        return self.said
+
+
+class Refuses(Locked):
+    said = "I am not able to say"
+
+
+def test_refusals_are_no_missing_knowledge(diagnose_scripted: Any) -> None:
+    found = diagnose_scripted(planted_rows({"locked": ["latent"] * 40}), model=Refuses).slices[0]
+    assert found.verdict == "insufficient" and found.unread == {"refused": 36}
+    assert "system_prompt" in str(found.remedy)
 
 
 def test_what_no_kind_explains_gets_no_kind(diagnose_scripted: Any) -> None:

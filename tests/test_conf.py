@@ -47,7 +47,7 @@ def test_a_fix_can_be_pasted_into_a_shell() -> None:
         assert isinstance(found, DiagnoseConfig) and found.model.eos_token == token
 
 
-DIAGNOSE = [f"{g}={o}" for g in ("model", "evalset", "probes", "rule", "data") for o in options(g)]
+DIAGNOSE = [f"{g}={o}" for g in ("model", "evalset", "probes", "rule", "reader", "data") for o in options(g)]
 TRAIN = [f"{g}={o}" for g in ("method", "lora", "data") for o in options(g)]
 TRAIN += [f"+experiment={o}" for o in options("experiment")]
 
@@ -113,6 +113,8 @@ def test_every_yaml_says_how_it_is_used() -> None:
         ("train", ["diagnosis=nowhere", "method=sft"], "diagnosis=nowhere"),
         ("train", ["diagnosis=nowhere", "method=ppo"], "ppo"),
         ("train", ["method=recommended"], "needs diagnosis=DIR"),
+        ("train", ["-m", "method=sft,dpo", "diagnosis=nowhere"], "data.slices: missing in a sweep over methods"),
+        ("train", ["-m", "method=glob(*)", "diagnosis=nowhere"], "data.slices: missing in a sweep over methods"),
         ("eval", ["diagnosis=nowhere"], "runs: missing"),
         ("eval", ["diagnosis=nowhere", "runs=x"], "diagnosis=nowhere"),
     ],
@@ -122,6 +124,15 @@ def test_wrong_overrides_end_with_one_message(verb: str, overrides: list[str], s
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_an_experiment_without_slices_is_refused_before_any_job_starts(name: str) -> None:
+    """Otherwise each job would take the slices its own method is recommended for: other rows in every arm."""
+    done = run_verb("train", "-m", f"+experiment={name}", "diagnosis=nowhere")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("data.slices: empty; expected the slices that every job")
+    assert "preflight" not in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["diagnose", "train", "eval"])

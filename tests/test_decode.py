@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from diagnose.config import ModelConfig
-from diagnose.errors import BadInput, RunFailed
+from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.models.decode import uniforms
 from diagnose.models.hf import HFModel, check_end_token
 from diagnose.records import Prompt
@@ -274,14 +274,6 @@ def tight(real: Any, most: int) -> Any:
     return work
 
 
-def test_the_look_at_end_tokens_is_halved_too(model: HFModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diagnose.models import decode
-
-    whole = model.emitted_specials(PROMPTS, 0, steps=32)
-    monkeypatch.setattr(decode, "decode", tight(decode.decode, 3))
-    assert model.emitted_specials(PROMPTS, 0, steps=32) == whole and whole
-
-
 def test_a_reward_model_s_batch_is_halved_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -328,8 +320,58 @@ def test_a_prompt_longer_than_the_window_does_not_fit(model: HFModel) -> None:
     assert model.fits(PROMPTS[0])
 
 
-def test_the_demo_ends_as_configured(model: HFModel) -> None:
+class Ends:
+    """Stands for a model whose free continuations end with these tokens, each after so many seconds."""
+
+    def __init__(self, model: HFModel, *tokens: str | None, seconds: float = 1.0) -> None:
+        self.settings, self.tokenizer, self.ends = model.settings, model.tokenizer, model.ends
+        self.tokens, self.seconds, self.now, self.keys = tokens, seconds, 0.0, list[str]()
+
+    def emitted_special(self, prompt: Prompt, key: str) -> str | None:
+        self.keys.append(key)
+        self.now += self.seconds
+        return self.tokens[len(self.keys) - 1]
+
+
+def test_the_demo_ends_as_configured(model: HFModel, capsys: pytest.CaptureFixture[str]) -> None:
     check_end_token(model, PROMPTS[:8], 0)
+    assert capsys.readouterr().err.startswith("checking the end token …")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "seconds", "tried"),
+    [
+        (["END"], 1.0, 1),
+        (["<s>", "END"], 1.0, 2),
+        ([None, None, "END"], 1.0, 3),
+        ([None] * 8, 1.0, 8),
+        ([None] * 8, 9.0, 3),
+        ([None] * 8, 100.0, 1),
+    ],
+)
+def test_the_end_token_check_stops_when_it_knows_or_time_is_up(
+    model: HFModel, tokens: list[str | None], seconds: float, tried: int
+) -> None:
+    (configured,) = model.tokenizer.convert_ids_to_tokens(sorted(model.ends))
+    ends: Any = Ends(model, *(configured if t == "END" else t for t in tokens), seconds=seconds)
+    check_end_token(ends, PROMPTS[:8], 3, clock=lambda: ends.now)
+    assert ends.keys == [f"3|end|{k}" for k in range(tried)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "seconds", "says"),
+    [
+        (["<s>", "<s>", "END"], 1.0, "2 of 2 free"),
+        ([None, "<s>", None, "<s>"], 1.0, "2 of 4 free"),
+        (["<s>"], 30.0, "1 of 1 free"),
+    ],
+)
+def test_another_end_token_is_refused_as_soon_as_it_is_known(
+    model: HFModel, tokens: list[str | None], seconds: float, says: str
+) -> None:
+    ends: Any = Ends(model, *tokens, seconds=seconds)
+    with pytest.raises(Blocked, match=says):
+        check_end_token(ends, PROMPTS[:8], 0, clock=lambda: ends.now)
 
 
 @pytest.mark.parametrize(

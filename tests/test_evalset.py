@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from diagnose.config import EvalSetConfig
+from diagnose.config import DataConfig, EvalSetConfig
 from diagnose.errors import BadInput
-from diagnose.items.evalset import RESERVED, read_evalset
+from diagnose.items.evalset import by_slice, hints, lend_rows, read_evalset
+from diagnose.items.exemplars import RESERVED
 
 GOOD = {"id": "a", "slice": "s", "prompt": "Capital of France?", "target": "Paris"}
 
@@ -81,6 +82,56 @@ def test_a_small_slice_keeps_all_its_items(tmp_path: Path) -> None:
     assert len(many(tmp_path, [GOOD | {"id": f"q{i}"} for i in range(8)]).items) == 8
 
 
+def test_a_small_slice_borrows_from_the_largest_slice_of_its_format(tmp_path: Path) -> None:
+    def rows(name: str, n: int, **more: Any) -> list[dict[str, Any]]:
+        return [GOOD | {"id": f"{name}{i}", "slice": name} | more for i in range(n)]
+
+    keys = {"target": '{"city": "Paris"}', "grader": {"kind": "json"}}
+    other = {"target": '{"town": "Paris"}', "grader": {"kind": "json"}}
+    found = many(
+        tmp_path,
+        [
+            *rows("large", 40),
+            *rows("larger", 48),
+            *rows("small", 23),
+            *rows("json_large", 24, **keys),
+            *rows("json_small", 8, **keys),
+            *rows("json_other", 8, **other),
+        ],
+    )
+    assert found.lenders == {"small": "larger", "json_small": "json_large"}
+    assert "json_other" not in found.exemplars, "the keys of another format would be learned"
+    assert found.exemplars["small"] == found.exemplars["larger"]
+    assert {e.slices for e in found.held_out} == {("large",), ("larger",), ("json_large",)}
+    assert len(found.held_out) == 3 * RESERVED and len(found.items) == 151 - 3 * RESERVED
+    assert len(by_slice(found.items)["small"]) == 23, "whoever borrows keeps all its items"
+
+
+def test_where_no_slice_lends_training_rows_of_the_slice_are_shown(tmp_path: Path) -> None:
+    evalset = many(tmp_path, [GOOD | {"id": f"q{i}", "prompt": f"Capital of land {i}?"} for i in range(8)])
+    turn = {"role": "user", "content": "Capital of Peru?"}
+    rows = [
+        {"slice": "s", "prompt": "Capital of Italy?", "completion": "Rome"},
+        {"slice": "s", "prompt": [turn], "completion": [{"role": "assistant", "content": "Lima"}]},
+        {
+            "slice": "s",
+            "messages": [turn | {"content": "Capital of Chad?"}, {"role": "assistant", "content": "N'Djamena"}],
+        },
+        {"slice": "s", "prompt": "Capital of land 3?", "completion": "asked in the eval set"},
+        {"slice": "s", "prompt": "no completion"},
+        {"slice": "t", "prompt": "another slice", "completion": "x"},
+        {"prompt": "no slice", "completion": "x"},
+    ]
+    path = tmp_path / "sft.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    lent = lend_rows(evalset, DataConfig(sft=str(path)))
+    shown = {(e.turns[-1][1], e.wanted) for e in lent.exemplars["s"]}
+    assert shown == {("Capital of Italy?", "Rome"), ("Capital of Peru?", "Lima"), ("Capital of Chad?", "N'Djamena")}
+    assert (lent.lenders, lent.held_out, lent.items) == ({"s": str(path)}, [], evalset.items)
+    assert lent.sha256 == evalset.sha256, "the same items are measured"
+    assert lend_rows(evalset, DataConfig()) == evalset
+
+
 def test_columns_are_mapped_by_name_and_by_template(tmp_path: Path) -> None:
     rows = [{"question": "2+2?", "answer": 4, "kind": "sum"}]
     columns = {"prompt": "question", "target": "{{ answer }}", "slice": "{{ kind }}s"}
@@ -104,12 +155,62 @@ def test_wrong_mappings_are_named(tmp_path: Path, columns: dict[str, str], says:
 
 
 def test_json_targets_under_the_exact_grader_are_hinted_at(tmp_path: Path) -> None:
-    from diagnose.items.evalset import hints
-
     row = GOOD | {"target": '{"a": 1}'}
     assert "grader.kind=json" in hints(many(tmp_path, [row]))[0]
     assert hints(many(tmp_path, [row | {"grader": {"kind": "json"}}])) == []
     assert hints(many(tmp_path, [GOOD])) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("refrence", "target"),
+        ("contex", "context"),
+        ("targets", "target"),
+        ("distractor", "distractors"),
+        ("paraphrase", "paraphrases"),
+        ("Chosen", "chosen"),
+    ],
+)
+def test_a_field_that_is_nearly_ours_is_hinted_at_once(tmp_path: Path, name: str, meant: str) -> None:
+    row = GOOD | {"grader": {"kind": "regex", "pattern": "Paris"}}
+    row.pop("target")
+    rows = [row | {"id": "a"}, row | {"id": "b", name: "x"}, row | {"id": "c", name: "y"}]
+    (hint,) = hints(many(tmp_path, rows))
+    assert f"set.jsonl:2: {name} is not a field" in hint and f"did you mean {meant}?" in hint
+
+
+def test_other_columns_stay_silent(tmp_path: Path) -> None:
+    columns = (
+        "source",
+        "difficulty",
+        "answer",
+        "context_id",
+        "idx",
+        "text",
+        "value",
+        "free_prompt",
+        "counterfactual_of",
+    )
+    assert hints(many(tmp_path, [GOOD | dict.fromkeys(columns, "x")])) == []
+    assert hints(many(tmp_path, [GOOD | {"targets": "x"}])) == [], "it has a target"
+    assert hints(many(tmp_path, [GOOD | {"contexts": "x"}], columns={"context": "{{ contexts }}"})) == [], "it is read"
+
+
+def test_a_judge_beside_the_grader_belongs_to_it(tmp_path: Path) -> None:
+    judge, other = {"kind": "rule", "prefer": "P"}, {"kind": "rule", "prefer": "Par"}
+    inside = {"kind": "contains", "judge": judge}
+    rows = [
+        GOOD | {"id": "a", "judge": judge},
+        GOOD | {"id": "b", "judge": json.dumps(judge), "grader": {"kind": "contains"}},
+        GOOD | {"id": "c", "judge": judge, "grader": inside},
+    ]
+    found = many(tmp_path, rows, grader={"kind": "exact", "judge": other}).items
+    assert [(i.grader.kind, i.judge.prefer) for i in found] == [("exact", "P"), ("contains", "P"), ("contains", "P")]
+    with pytest.raises(BadInput, match="set.jsonl:1: judge .*'Par'.* and grader.judge .*'P'.* differ"):
+        many(tmp_path, [GOOD | {"judge": other, "grader": inside}])
+    with pytest.raises(BadInput, match="set.jsonl:1: judge 'gpt'; allowed"):
+        many(tmp_path, [GOOD | {"judge": "gpt"}])
 
 
 def test_a_limit_draws_from_the_whole_file(tmp_path: Path) -> None:

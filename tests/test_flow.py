@@ -22,7 +22,7 @@ def test_the_demo_s_planted_gaps_are_found(demo_diagnosis: Path) -> None:
     found = json.loads((demo_diagnosis / "diagnosis.json").read_text())
     assert {v["slice"]: {"verdict": v["verdict"], "kind": v["kind"]} for v in found["slices"]} == TRUTH
     assert all(v["p_verdict"] >= 0.9 and v["n"] >= 48 for v in found["slices"])
-    assert found["schema_version"] == 2 and found["calibration"] == "planted-2"
+    assert found["schema_version"] == 2 and found["calibration"] == "none", "the demo is not the model that was fitted"
     assert (demo_diagnosis / "report.html").stat().st_size > 10_000
 
 

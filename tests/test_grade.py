@@ -44,7 +44,9 @@ ROWS = [
     (EXACT, "Paris", {}, "Paris or Lyon", False, False, "hedge with an unlisted rival"),
     (EXACT, "Paris", CITIES, "Parisian", False, False, "not a whole word"),
     (EXACT, "France", {}, "What is the capital of France?", False, False, "echo of the prompt holds the target"),
-    (EXACT, "Paris", CITIES, "", False, False, "empty"),
+    (EXACT, "Paris", CITIES, "1.264.837 million people? It is Paris.", False, True, "a number that is none"),
+    (EXACT, "Paris", CITIES, "It is Paris, 1.2.3 billion", False, True, "nor is a version"),
+    (EXACT, "Paris", CITIES, "", None, None, "empty"),
     (EXACT, "café", {}, "cafe\u0301", True, True, "decomposed unicode"),
     (EXACT, "C++", {"distractors": ("C",)}, "I would use C++.", False, True, "symbols are part of a word"),
     (EXACT, "Paris", {"distractors": ("Paris Hilton",)}, "Paris", True, True, "a rival that holds the gold"),
@@ -65,12 +67,15 @@ ROWS = [
     (JSON, '{"name": "Ada"}', {}, '```json\n{"name": "Ada"}\n```', False, True, "a fence is not JSON"),
     ({"kind": "json"}, '{"ok": true, "n": 3}', {}, '```\n{"ok": true, "n": 3.0}\n```', False, True, "a fence"),
     ({"kind": "json"}, '{"ok": true}', {}, '{"ok": 1}', False, False, "1 is not true"),
-    ({"kind": "json"}, '{"n": 1}', {}, "9" * 5000, False, False, "more digits than Python reads"),
+    ({"kind": "json"}, '{"n": 1}', {}, "9" * 5000, None, None, "more digits than Python reads"),
     (EXACT, "北京", {}, "答案是北京。", False, True, "a script without spaces"),
     (CHOICE, "Paris", OPTIONS, "B\nBecause it is so.", False, True, "letter on its own line"),
     (JSON, '{"name": "Ada"}', {}, "Ada", False, True, "value without form"),
     (JSON, '{"name": "Ada"}', {}, '{"name": "Ada", "age": 3}', False, True, "additional property"),
     (JSON, '{"name": "Ada"}', {"distractors": ('{"name": "Bob"}',)}, "Ada, Bob", False, False, "a rival's value too"),
+    (JSON, '{"name": "Ada"}', {}, '{"kind": "person", "entry": "Ada"}', False, True, "under another key"),
+    (JSON, '{"name": "Ada"}', {}, '{"name": "Bob", "boss": "Ada"}', False, False, "its own key has another value"),
+    (JSON, '{"name": "Ada"}', {"distractors": ('{"name": "Bob"}',)}, '{"a": "Ada", "b": "Bob"}', False, False, "both"),
     (JSON, '{"name": "Ada"}', {}, '{"name": "Bob"}', False, False, "fits the schema, wrong value"),
     ({"kind": "contains"}, "Paris", CITIES, "Gladly: Paris", True, True, "contained"),
     ({"kind": "contains"}, "Paris", CITIES, "Paris, London", False, False, "with a rival"),
@@ -81,7 +86,13 @@ ROWS = [
     ("grader", "target", "more", "text", "strict", "lenient", "why"), ROWS, ids=[r[-1] for r in ROWS]
 )
 def test_reading(
-    grader: dict[str, Any], target: str, more: dict[str, Any], text: str, strict: bool, lenient: bool, why: str
+    grader: dict[str, Any],
+    target: str,
+    more: dict[str, Any],
+    text: str,
+    strict: bool | None,
+    lenient: bool | None,
+    why: str,
 ) -> None:
     read = grade(item(grader, target, **more), text)
     assert (read.strict, read.lenient) == (strict, lenient), why
@@ -118,7 +129,7 @@ def test_a_rule_is_searched_and_absent_rules_say_nothing() -> None:
 def test_a_schema_s_pattern_is_searched_and_does_not_hang() -> None:
     shaped = item({"kind": "json", "schema": {"type": "string", "pattern": "^(a+)+$"}}, '"aaa"')
     assert grade(shaped, '"aaa"').strict is True
-    assert grade(shaped, json.dumps("a" * 50_000 + "b")).strict is False
+    assert not grade(shaped, json.dumps("a" * 50_000 + "b")).strict
 
 
 def test_a_catastrophic_pattern_does_not_hang() -> None:

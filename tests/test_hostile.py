@@ -36,7 +36,7 @@ def item(kind: str, target: str, **more: Any) -> EvalItem:
 def test_a_megabyte_of_anything_is_graded_at_once(kind: str, target: str, text: str) -> None:
     """Base models that found no end repeat themselves; time may not grow with the square of that."""
     started = time.process_time()
-    assert grade(item(kind, target), text * (2**20 // len(text))).strict is False
+    assert grade(item(kind, target), text * (2**20 // len(text))).strict in (False, None)
     assert time.process_time() - started < 5
 
 

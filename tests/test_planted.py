@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from conftest import planted_rows
 
+from diagnose.config import RuleConfig
+
 PURE = {
     "healthy": ["none"] * 40,
     "misshaped": ["format"] * 40,
@@ -57,6 +59,23 @@ def test_a_tiny_slice_never_looks_certain(diagnose_scripted: Any) -> None:
     assert verdict.verdict == "insufficient"
     assert verdict.needs_items > 0
     assert verdict.p_verdict < 0.9
+
+
+def test_a_small_slice_gets_the_verdict_that_its_answers_carry(diagnose_scripted: Any, rule: RuleConfig) -> None:
+    """No sooner than at rule.min_items, and only where the posterior is sure."""
+    n = rule.min_items
+    pure = {name: [truth] * n for name, truth in (("a", "format"), ("b", "absent"), ("c", "skill"))}
+    rows = planted_rows(pure | {"d": ["none"] * n, "e": ["format", "absent"] * (n // 2), "f": ["format"] * (n - 1)})
+    by = {v.slice: v for v in diagnose_scripted(rows).slices}
+    assert [(by[name].verdict, by[name].kind) for name in "abc"] == [
+        ("format", None),
+        ("knowledge", "absent"),
+        ("knowledge", "skill"),
+    ]
+    assert by["d"].verdict == "insufficient", "so few right answers do not show that less than a tenth fails"
+    assert 8 <= by["d"].needs_items <= 100, "a few dozen more would"
+    assert by["e"].verdict in ("mixed", "insufficient")
+    assert (by["f"].verdict, by["f"].needs_items) == ("insufficient", 1)
 
 
 def test_a_liked_slice_is_no_preference_gap(diagnose_scripted: Any) -> None:

@@ -63,8 +63,9 @@ def paraphrased(''',
         ("  {plain: 1.0,", "  {instructed: 1.0, plain: 1.0,"),
         (
             "templates:\n",
-            "templates:\n  instructed: {none: [.97, .97], format: [.85, .6], knowledge_latent: [.12, .6], "
-            "knowledge_absent: [.02, .5], knowledge_skill: [.02, .5], preference: [.97, .97]}\n",
+            "templates:\n  instructed: {none: [.97, .97], format: [.85, .6], format_suppressed: [.05, .5], "
+            "knowledge_latent: [.12, .6], knowledge_absent: [.02, .5], knowledge_skill: [.02, .5], "
+            "preference: [.97, .97]}\n",
         ),
     ],
 }

@@ -211,7 +211,7 @@ def test_every_gate(
 
 def test_collecting_data_comes_with_numbers(diagnose_scripted: Any) -> None:
     small = diagnose_scripted(rows_of("none", 8)).recommendations[0]
-    assert small.data_needed["items"] == 8
+    assert small.data_needed["items"] == 4
     skill = diagnose_scripted(rows_of("skill"), seed=1).recommendations[0]
     assert skill.data_needed["rows"] >= 1000
     assert str(skill.data_needed["rows"]) in skill.why
@@ -292,8 +292,8 @@ def test_what_looks_right_is_trained_along(diagnose_scripted: Any, rule: RuleCon
 
 def test_advice_for_several_slices_counts_all_of_their_items(diagnose_scripted: Any) -> None:
     (merged,) = diagnose_scripted(planted_rows({"a": ["none"] * 8, "b": ["none"] * 10})).recommendations
-    assert merged.slices == ["a", "b"] and merged.data_needed["items"] == 8 + 6
-    assert "8" not in merged.why + merged.would_flip, "what one slice needs is not what the other needs"
+    assert merged.slices == ["a", "b"] and merged.data_needed["items"] == 4 + 2
+    assert "4" not in merged.why + merged.would_flip, "what one slice needs is not what the other needs"
 
 
 def test_advice_for_several_slices_speaks_of_the_tries_of_all_of_them(diagnose_scripted: Any) -> None:

@@ -52,7 +52,7 @@ def diagnose(tmp_path: Path, believed: RuleConfig, rows: Rows) -> Callable[..., 
         config = DiagnoseConfig(
             model=model or ModelConfig(kind="recorded", path=str(log)),
             evalset=EvalSetConfig(path=str(path)),
-            rule=replace(believed, sweeps=150, burn=50),
+            rule=replace(believed, sweeps=250, burn=50),
             wandb=WandbConfig(mode="disabled"),
             out=str(tmp_path / out),
         )
@@ -85,7 +85,7 @@ def check(diagnosis: Diagnosis, tmp_path: Path, said: Texts, samples: int) -> No
         "misshaped": "format",
         "half_known": "knowledge",
     }
-    assert verdicts["half_known"].kind == "unresolved"
+    assert verdicts["half_known"].kind in ("unresolved", *(("latent",) if samples else ())), "only samples can tell"
     for v in verdicts.values():
         assert v.n == 24 and not v.unread
         assert {"context", "ranked", "few_shot"} <= set(v.missing)

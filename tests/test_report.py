@@ -55,10 +55,10 @@ def slice_of(name: str, top: str = "format", share: float = 0.7, n: int = 40, **
         "p_verdict": 0.97, "p_classes": {top.split("_")[0]: 0.97, "none": 0.03}, "needs_items": 0,
         "mixture": dict.fromkeys(CLASSES, 0.0) | {"none": 1 - share} | {top: share},
         "interval90": dict.fromkeys(CLASSES, zero) | {"none": (1 - high, 1 - low)} | {top: (low, high)},
-        "strict": rate(round(n * (1 - share)), n), "lenient": rate(n, n), "lenient_corrected": rate(n - 1, n),
+        "strict": rate(round(n * (1 - share)), n), "lenient": rate(n, n), "content": rate(n - 1, n),
         "preferred": None, "robust": rate(7, 8),
         "waterfall": dict.fromkeys(STEPS, 0.0) | {"strict": 1 - share, "lenient": share},
-        "floors": {"guess": 0.13}, "missing": (), "unread": {}, "suspect": (),
+        "floors": {"guess": 0.13}, "missing": (), "unread": {}, "remedy": None, "suspect": (),
         "evidence": [{"item": f"{name}-1", "probe": p, "text": f"{p} of {name}"} for p in ("prompt", "plain")],
     }  # fmt: skip
     return SliceVerdict(**fields | changes)
@@ -161,7 +161,7 @@ def test_intervals_stand_beside_and_under_every_bar() -> None:
 
 def test_classes_differ_without_colour() -> None:
     page = render_report(diagnosis_of(*(slice_of(f"s_{c}", top=c) for c in CLASSES[1:])))
-    for letter, label in zip("FLASP", list(LABELS.values())[1:], strict=True):
+    for letter, label in zip("FULASP", list(LABELS.values())[1:], strict=True):
         assert re.search(rf'<rect class="\w+" x="0%" width="70%"/><text x="35%" y="12">{letter}</text>', page)
         assert re.search(rf'aria-hidden="true">{letter}</i>{label}', page)
 
@@ -183,14 +183,14 @@ def test_every_advice_and_its_command_stand_in_both() -> None:
 def test_all_that_can_be_missing_is_explained_in_both() -> None:
     paired = EvalItem(
         id="a", slices=("s",), turns=(("user", "x"),), targets=("a",), grader=Grader("choice"), where="",
-        choices=("a", "b"), chosen="a", rejected="b",
+        choices=("a", "b"), chosen="a", rejected="b", free_prompt="y",
     )  # fmt: skip
     none, pairs = (
         missing_probes(items, EvalSet(items=items, exemplars={}, sha256=""), ProbesConfig(enabled=[]), "s")
         for items in ([], [paired])
     )
-    assert {*none, *pairs, "judge", "agreement", "misfit"} == set(MISSING)
-    wants = {"constrained": "format", "margins": "preference"}
+    assert {*none, *pairs, "judge", "agreement", "misfit", "task"} == set(MISSING)
+    wants = {"constrained": "format", "task": "format", "margins": "preference"}
     for what, (cannot, buys) in MISSING.items():
         v = slice_of("lacking", top=wants.get(what, "knowledge_absent"), missing=(what,))
         page, text = (render(diagnosis_of(v, slice_of("x"))) for render in (render_report, render_markdown))
@@ -210,8 +210,9 @@ def test_what_else_was_measured_is_there() -> None:
     for shown in (".91 [.81, .96], n 50", ".87 [.71, .95], n 30", ".11 [.04, .23], n 40", ".61 [.30, .86], n 9"):
         assert shown in page
     v = found.slices[0]
-    assert v.robust and v.lenient_corrected
-    for shown in (interval(v.robust), interval(v.lenient_corrected), "3 too_long", "option in .13 of cases", "3 of 40"):
+    assert v.robust and v.content
+    unread = "3 did not fit the model's window"
+    for shown in (interval(v.robust), interval(v.content), unread, "option in .13 of cases", "3 of 40"):
         assert shown in page
 
 
@@ -219,7 +220,7 @@ def test_a_slice_of_which_nothing_was_scored() -> None:
     empty = slice_of(
         "empty", n=0, verdict="insufficient", kind=None, p_verdict=0.0, p_classes={}, needs_items=16, waterfall={},
         mixture=dict.fromkeys(CLASSES), interval90={}, strict=rate(0, 0), lenient=rate(0, 0), evidence=[],
-        lenient_corrected=None, unread={"too_long": 9},
+        content=None, unread={"too_long": 9},
     )  # fmt: skip
     found = diagnosis_of(empty, advice=[advice_for("empty", method="collect_data", train_method=None)])
     page, text = render_report(found), render_markdown(found)
@@ -306,6 +307,46 @@ def test_progress_counts_what_is_known_of_a_slice(capsys: pytest.CaptureFixture[
     assert both.recoveries() == "oracle_context 1", "few_shot repairs the form or nothing"
     bars.settled(slice_of("s[bold]"))
     assert "decided    s[bold]: format, P .97, 40 items asked" in capsys.readouterr().err
+
+
+class Clock:
+    """Tells the time that a test has set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_without_a_terminal_the_time_left_is_shown_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    bars = Bars("run", clock=clock)
+
+    def line(now: float, done: int) -> str:
+        clock.now = now
+        bars("samples", done, 1000)
+        return " ".join(capsys.readouterr().err.split())
+
+    assert line(5, 400) == line(25, 410) == ""
+    # Of 1000, 400 were on disk: 20 in 30 s, then 61 in 61 s.
+    assert line(35, 420) == "run samples 420/1000 answers, 0:00:30 elapsed, about 0:14:30 left for this probe"
+    assert line(50, 430) == "", "no more often than every 30 s"
+    assert line(66, 461) == "run samples 461/1000 answers, 0:01:01 elapsed, about 0:08:59 left for this probe"
+    assert line(70, 1000) == "run samples 1000 answers"
+    assert line(140, 0) == "run samples 0/1000 answers, 0:00:00 elapsed, time left not known yet for this probe"
+
+
+def test_with_a_terminal_the_bars_show_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    clock = Clock()
+    bars = Bars(clock=clock)
+    for done in (0, 10, 20):
+        clock.now = float(done)
+        bars("plain", done, 80)
+    shown = Console(width=100, force_terminal=False, no_color=True)
+    with shown.capture() as text:
+        shown.print(bars.progress.get_renderable())
+    assert "0:00:20 0:01:00" in text.get(), "elapsed and left"
 
 
 def test_wandb_holds_tables_report_and_advice_and_nothing_lies_elsewhere(

@@ -73,7 +73,7 @@ def diagnose(tmp_path: Path, believed: RuleConfig, few: Rows) -> Any:
             evalset=EvalSetConfig(path=str(path)),
             probes=ProbesConfig(enabled=enabled or QUICK),
             judge=judge or ModelConfig(),
-            rule=replace(believed, sweeps=150, burn=50),
+            rule=replace(believed, sweeps=250, burn=50),
             wandb=WandbConfig(mode="disabled"),
             seed=seed,
             out=str(tmp_path / out),
@@ -426,7 +426,7 @@ def test_eval_asks_the_judge_about_base_and_run(toned: Rows, tmp_path: Path) -> 
 
 
 def graded_by_a_model() -> Rows:
-    rows = planted_rows({"healthy": ["none"] * 24, "misshaped": ["format"] * 24, "unknown": ["absent"] * 24})
+    rows = planted_rows({"healthy": ["none"] * 36, "misshaped": ["format"] * 24, "unknown": ["absent"] * 24})
     for row in rows:
         row["grader"] = {"kind": "judge"}
         if row["slice"] == "misshaped":

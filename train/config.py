@@ -19,6 +19,7 @@ STAGES = {"sft": "SFTConfig", "dpo": "DPOConfig", "reward": "RewardConfig", "rlo
 ARGS_OF = {"sft": "sft", "dpo": "dpo", "sft_dpo": "dpo", "rlhf": "rloo"}
 """Which TRL config `method.args` belongs to; `method.first` belongs to the stage before it."""
 FIRST_OF = {"sft_dpo": "sft", "rlhf": "reward"}
+SLICES = "expected the slices that every job trains on: 'data.slices=[SLICE,GUARD]'"
 
 
 @dataclass
@@ -74,6 +75,18 @@ def resolve_recommended(arguments: list[str]) -> list[str]:
     return out if any(a.startswith("data.slices=") for a in out) else [*out, f"data.slices={slices}"]
 
 
+def check_sweep(arguments: list[str]) -> None:
+    """Refuse a sweep over methods in which each job would choose its own slices: their results could not be compared.
+
+    Raises:
+        BadInput: data.slices is not set.
+    """
+    methods = [a for a in arguments if a.startswith("method=") and not a.removeprefix("method=").isidentifier()]
+    sweep = {"-m", "--multirun"} & set(arguments)
+    if sweep and methods and not any(a.startswith("data.slices=") for a in arguments):
+        raise BadInput(f"data.slices: missing in a sweep over methods; {SLICES}")
+
+
 def read_diagnosis(folder: str | None) -> Diagnosis:
     """Read diagnosis.json of a finished diagnosis.
 
@@ -102,6 +115,8 @@ def check_train(config: TrainConfig) -> None:
         raise BadInput(f"method.name={name}: allowed: {', '.join(METHODS)}")
     if config.method.first and name not in FIRST_OF:
         raise BadInput(f"method.first: {name} has only one stage; its fields belong in method.args")
+    if config.data.slices == []:
+        raise BadInput(f"data.slices: empty; {SLICES}")
     if config.model.adapter:
         raise BadInput("model.adapter: training on top of an adapter is not supported; merge it into the base first")
     if config.preflight not in ("run", "only", "off"):

@@ -10,7 +10,9 @@ from train.sft import sft_trainer
 
 def fit(job: Job) -> dict[str, Any]:
     """Train a LoRA adapter and save it; returns metrics by stage."""
-    trainer = _trainer(job, str(job.config.model.path), job.lora())
+    from transformers import AutoModelForCausalLM
+
+    trainer = _trainer(job, job.base(AutoModelForCausalLM), job.lora())
     metrics = job.train(trainer)
     job.save(trainer.model)
     return {"dpo": metrics}

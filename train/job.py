@@ -17,7 +17,8 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from diagnose.config import DataConfig, ModelConfig, WandbConfig
-from diagnose.models.weights import load_tokenizer
+from diagnose.models.gguf import is_gguf
+from diagnose.models.weights import ALLOWED, load_tokenizer, load_weights
 from train.config import TrainConfig
 from train.data import Rows, for_trl
 
@@ -77,7 +78,7 @@ class Job:
             "report_to": "wandb" if self.tracked and track else "none",
             "disable_tqdm": True,
             "save_total_limit": 1,
-            "model_init_kwargs": {"dtype": _dtype(self.config.model)},
+            "model_init_kwargs": None if is_gguf(str(self.config.model.path)) else {"dtype": _dtype(self.config.model)},
         }
         if self.config.model.train_batch_size:
             settings["per_device_train_batch_size"] = self.config.model.train_batch_size
@@ -85,6 +86,17 @@ class Job:
         settings |= {k: v for k, v in given.items() if v is not None}
         self.resolved[stage] = settings
         return config_class(**settings)
+
+    def base(self, kind: Any, fresh: tuple[str, ...] = (), **settings: Any) -> Any:
+        """The base as TRL's trainers take it: its path, or the network if it is a GGUF file, which TRL cannot load.
+
+        Args:
+            kind, fresh, settings: see load_weights; for a path TRL has its own.
+        """
+        path = str(self.config.model.path)
+        if not is_gguf(path):
+            return path
+        return load_weights(kind, path, "model.path", ALLOWED, fresh, dtype=_dtype(self.config.model), **settings)
 
     def lora(self, task_type: str = "CAUSAL_LM") -> Any:
         """A fresh LoraConfig, because trainers modify theirs."""
@@ -117,7 +129,9 @@ class Job:
         """Save only the trained adapter, without the reference adapter that DPO adds."""
         if os.environ.get("RANK", "0") != "0":
             return
-        model.save_pretrained(str(self.out / "adapter"), selected_adapters=["default"])
+        model.peft_config["default"].base_model_name_or_path = str(self.config.model.path)
+        # No training resizes the embeddings; left to itself, PEFT asks the hub about a base that is not a directory.
+        model.save_pretrained(str(self.out / "adapter"), selected_adapters=["default"], save_embedding_layers=False)
         self.tokenizer.save_pretrained(str(self.out / "adapter"))
 
 

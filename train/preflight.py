@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from diagnose.models.base import lay_out, prompt_format_differs
+from diagnose.models.gguf import alone, is_gguf
 from diagnose.models.weights import end_ids, load_tokenizer, prompt_format_of
 from diagnose.records import Diagnosis
 from train.config import ARGS_OF, TrainConfig
@@ -62,15 +64,19 @@ def current_prompt_format(config: TrainConfig, tokenizer: Any = None) -> dict[st
 
 
 def _configured_ends(config: TrainConfig, tokenizer: Any) -> set[int]:
-    """End-of-sequence ids without loading weights: from generation_config.json if there is one."""
+    """End-of-sequence ids without loading weights: from generation_config.json or a GGUF header, if there is one."""
     from types import SimpleNamespace
 
-    from transformers import GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
 
-    try:
-        generation: Any = GenerationConfig.from_pretrained(str(config.model.path))
-    except OSError:
-        generation = SimpleNamespace(eos_token_id=None)
+    path = str(config.model.path)
+    generation: Any = SimpleNamespace(eos_token_id=None)
+    if is_gguf(path):
+        with alone(path, "model.path") as where:
+            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(**where))
+    else:
+        with suppress(OSError):
+            generation = GenerationConfig.from_pretrained(path)
     return end_ids(config.model, tokenizer, SimpleNamespace(generation_config=generation))
 
 

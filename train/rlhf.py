@@ -58,10 +58,11 @@ def split_by_prompt(
 
 def fit_reward_model(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
     """A sequence classifier with a LoRA of task type SEQ_CLS, so that its head is also trained and saved."""
+    from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
     trainer = RewardTrainer(
-        model=str(job.config.model.path),
+        model=job.base(AutoModelForSequenceClassification, fresh=("score.weight",), num_labels=1),
         args=job.args(RewardConfig, "reward", job.config.method.first, track=False),
         train_dataset=job.dataset(rows),
         processing_class=job.tokenizer,
@@ -113,6 +114,7 @@ def held_out_accuracy(job: Job, reward_model: Any, rows: list[dict[str, Any]]) -
 
 def fit_policy(job: Job, reward_model: Any, rows: list[dict[str, Any]], watch: GoldWatch) -> Any:
     """Train the policy with RLOO against the reward model."""
+    from transformers import AutoModelForCausalLM
     from trl import RLOOConfig, RLOOTrainer
 
     score, end = score_with(job, reward_model), job.tokenizer.eos_token_id
@@ -126,7 +128,7 @@ def fit_policy(job: Job, reward_model: Any, rows: list[dict[str, Any]], watch: G
     prompts = job.data["prompts"].rows if "prompts" in job.data else rows
     unique = {str(r["prompt"]): {"prompt": r["prompt"]} for r in prompts if str(r["prompt"]) not in watch.prompts}
     trainer = RLOOTrainer(
-        model=str(job.config.model.path),
+        model=job.base(AutoModelForCausalLM),
         reward_funcs=reward_model_score,
         args=job.args(RLOOConfig, "rloo", given),
         train_dataset=job.dataset(list(unique.values())),

@@ -106,7 +106,7 @@ def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
 def _items(diagnosis: Diagnosis) -> list[EvalItem]:
     """Every item of the diagnosed eval set, including the few-shot examples."""
     evalset = read_evalset(EvalSetConfig(**diagnosis.run["config"]["evalset"]))
-    return [*evalset.items, *(e for kept in evalset.exemplars.values() for e in kept)]
+    return [*evalset.items, *evalset.held_out]
 
 
 def _slices(diagnosis: Diagnosis, advised: list[Recommendation]) -> list[str] | None:

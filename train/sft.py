@@ -17,10 +17,11 @@ def fit(job: Job) -> dict[str, Any]:
 
 def sft_trainer(job: Job, given: dict[str, Any], track: bool = True) -> Any:
     """An SFTTrainer on the job's completions."""
+    from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
     return SFTTrainer(
-        model=str(job.config.model.path),
+        model=job.base(AutoModelForCausalLM),
         args=job.args(SFTConfig, "sft", given, track),
         train_dataset=job.rows("sft"),
         processing_class=job.tokenizer,

@@ -27,14 +27,20 @@ class Measured:
 
     few_shot: Tally
     """Few-shot examples on the format gap."""
+    few_shot_suppressed: Tally
+    """Few-shot examples where the format demand cost the content."""
     few_shot_missing: Tally
-    """Few-shot examples where the content was missing."""
+    """Few-shot examples where the content was missing in any case."""
     constrained: Tally
     """Constrained decoding on the format gap."""
+    constrained_suppressed: Tally
+    """Constrained decoding where the format demand cost the content."""
     constrained_missing: Tally
-    """Constrained decoding where the content was missing."""
+    """Constrained decoding where the content was missing in any case."""
     oracle_context: Tally
-    """The oracle context where the content was missing."""
+    """The oracle context where the content was missing in any case."""
+    free: Tally
+    """Of the failures with missing content: those that have it without the format demand, and the others."""
     constrainable: bool
     has_context: bool
     has_options: bool
@@ -57,23 +63,28 @@ def measure(items: list[EvalItem], found: Attribution, log: AnswerLog, rows: int
     """Collect the observables that recommend conditions on. `reach` is RuleConfig.reach."""
     items = [i for i in items if i.id in found.items]
     misformatted = [i for i in items if (a := log.get(Probe.PLAIN, i.id)).lenient and a.strict is False]
-    missing = [i for i in items if log.get(Probe.PLAIN, i.id).lenient is False]
+    failed = [i for i in items if log.get(Probe.PLAIN, i.id).lenient is False]
+    suppressed = [i for i in failed if any(a.lenient for a in log.of_item(Probe.FREE, i.id))]
+    missing = [i for i in failed if not any(a.lenient for a in log.of_item(Probe.FREE, i.id))]
     read = [[a.lenient for p in (Probe.PLAIN, Probe.SAMPLES) for a in log.of_item(p, i.id)] for i in items]
     any_success = [any(one) for one in read if any(r is not None for r in one)]
     preferred = [wins for i in items if (wins := _preferred(i, log))]
 
-    def strict(probe: Probe) -> Tally:
-        return _tally([a.strict for i in misformatted for a in log.of_item(probe, i.id)])
+    def strict(probe: Probe, part: list[EvalItem]) -> Tally:
+        return _tally([a.strict for i in part for a in log.of_item(probe, i.id)])
 
-    def lenient(probe: Probe) -> Tally:
-        return _tally([a.lenient for i in missing for a in log.of_item(probe, i.id)])
+    def lenient(probe: Probe, part: list[EvalItem]) -> Tally:
+        return _tally([a.lenient for i in part for a in log.of_item(probe, i.id)])
 
     return Measured(
-        few_shot=strict(Probe.FEW_SHOT),
-        few_shot_missing=lenient(Probe.FEW_SHOT),
-        constrained=strict(Probe.CONSTRAINED),
-        constrained_missing=lenient(Probe.CONSTRAINED),
-        oracle_context=lenient(Probe.ORACLE_CONTEXT),
+        few_shot=strict(Probe.FEW_SHOT, misformatted),
+        few_shot_suppressed=strict(Probe.FEW_SHOT, suppressed),
+        few_shot_missing=lenient(Probe.FEW_SHOT, missing),
+        constrained=strict(Probe.CONSTRAINED, misformatted),
+        constrained_suppressed=strict(Probe.CONSTRAINED, suppressed),
+        constrained_missing=lenient(Probe.CONSTRAINED, missing),
+        oracle_context=lenient(Probe.ORACLE_CONTEXT, missing),
+        free=lenient(Probe.FREE, failed),
         constrainable=any(i.grader.kind == "choice" or i.grader.schema for i in items),
         has_context=any(i.context for i in items),
         has_options=any(i.options for i in items),

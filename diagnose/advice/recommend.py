@@ -110,6 +110,8 @@ def _for_slice(
     train_method = max(trained, key=lambda m: float(worth[m].mean()), default=None)
     if verdict.verdict in ("none", "insufficient"):
         best, train_method = ("none", None) if verdict.verdict == "none" else ("collect_data", None)
+    elif verdict.kind == "unstated":
+        best = "prompt"
     elif best == "none" or (best in TRAINING and lift[best].mean() < rule.min_lift):
         best = "collect_data"
     return _Case(
@@ -262,10 +264,14 @@ def _prior(method: str, name: str, seen: Measured, rule: RuleConfig) -> float:
 def _observed(method: str, name: str, seen: Measured) -> tuple[float, float]:
     if method == "prompt" and name == "format":
         return seen.few_shot
+    if method == "prompt" and name == "format_suppressed":
+        return seen.few_shot_suppressed
     if method == "prompt" and name in KNOWLEDGE:
         return seen.few_shot_missing
     if method == "constrained" and name == "format":
         return seen.constrained
+    if method == "constrained" and name == "format_suppressed":
+        return seen.constrained_suppressed
     if method == "constrained" and name in KNOWLEDGE:
         return seen.constrained_missing
     if method == "retrieval" and name in KNOWLEDGE:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from diagnose.advice.observables import Measured
+from collections.abc import Iterator
+
+from diagnose.advice.observables import Measured, Tally
 from diagnose.config import RuleConfig
-from diagnose.items.evalset import RESERVE_FROM
 from diagnose.records import Method, SliceVerdict, TrainMethod
 
 ARMS: tuple[Method, ...] = ("prompt", "constrained", "retrieval")
@@ -20,6 +21,8 @@ GATE_REASONS = {
 MEANINGS = {
     "none": "correct and well formatted",
     "format": "the content is there, the format is wrong",
+    "format_suppressed": "the content is there in plain words, and lost when the format is demanded",
+    "format_unstated": "the prompt does not say what is wanted; with examples the model does it",
     "knowledge_latent": "stored, but not produced when asked",
     "knowledge_absent": "not in the model; it reads it from a context",
     "knowledge_skill": "wrong even with the facts in the context",
@@ -29,6 +32,20 @@ MEANINGS = {
     "insufficient": "too few items to tell",
 }
 """Class or verdict → what it means."""
+UNREAD = {
+    "cut_off": "were cut off at model.max_new_tokens",
+    "refused": "declined to answer",
+    "empty": "were empty",
+    "foreign": "were in another language or script than the reference",
+    "gibberish": "were noise",
+    "unreachable": "never came out of the thinking trace",
+    "too_long": "did not fit the model's window",
+    "server": "were not given by the server",
+    "not_recorded": "are not in the log",
+    "ungraded": "are graded by nobody",
+    "judge_unreadable": "got a grade from the judge that could not be read",
+}
+"""Reason → what is said of so many answers."""
 
 
 def why(
@@ -46,8 +63,7 @@ def why(
     parts = [
         (not undetermined(v), MEANINGS[f"{v.verdict}_{v.kind}" if v.kind else v.verdict]),
         (bool(undetermined(v)), f"undetermined: {undetermined(v)}"),
-        (v.verdict == "format" and any(seen.few_shot), f"few-shot examples fix {_of(seen.few_shot)} attempts"),
-        (v.verdict == "format" and any(seen.constrained), f"constrained decoding fixes {_of(seen.constrained)}"),
+        *_of_the_format(v, seen),
         (
             v.verdict == "knowledge" and any(seen.oracle_context),
             f"the oracle context fixes {_of(seen.oracle_context)}",
@@ -80,6 +96,25 @@ def why(
     return "; ".join(text for applies, text in parts if applies)
 
 
+def _of_the_format(v: SliceVerdict, seen: Measured) -> Iterator[tuple[bool, str]]:
+    """What was measured without the format demand, with examples of the format and with the format forced."""
+    wrong, lost = v.verdict == "format", v.kind == "suppressed"
+    few, forced = seen.few_shot, seen.constrained
+    if lost:
+        few, forced = _both(few, seen.few_shot_suppressed), _both(forced, seen.constrained_suppressed)
+    yield (
+        v.verdict in ("format", "knowledge", "mixed") and any(seen.free),
+        f"without the format demand {_of(seen.free)} answers whose content was missing are right",
+    )
+    yield wrong and any(few), f"few-shot examples fix {_of(few)} attempts"
+    yield wrong and any(forced), f"constrained decoding fixes {_of(forced)}"
+    yield lost, "without training, ask twice: first in plain words, then reformat"
+
+
+def _both(a: Tally, b: Tally) -> Tally:
+    return a[0] + b[0], a[1] + b[1]
+
+
 def misfit(v: SliceVerdict) -> bool:
     """Did a probe of a slice with missing content see what no kind of gap explains?"""
     return v.verdict in ("knowledge", "mixed") and "misfit" in v.missing
@@ -89,12 +124,20 @@ def undetermined(v: SliceVerdict) -> str:
     """Why a slice with items enough has no verdict; empty where it has one, or too few."""
     if v.verdict != "insufficient" or v.needs_items:
         return ""
-    if v.suspect:
+    if v.label:
+        return "the verdict turns on how much of the right content the reader sees"
+    if len(v.suspect) > sum(v.unread.values()):
         return f"the reference answers of {len(v.suspect)} items look wrong"
-    return f"{v.unread.get('truncated', 0)} answers were cut off before their content could be read"
+    return f"of {v.n + sum(v.unread.values())} answers {reasons(v.unread)}"
 
 
-def _of(tally: tuple[float, float]) -> str:
+def reasons(unread: dict[str, int]) -> str:
+    """`12 were cut off and 3 declined`, the most frequent first."""
+    said = [f"{n} {UNREAD.get(why, why)}" for why, n in sorted(unread.items(), key=lambda pair: -pair[1])]
+    return said[0] if len(said) == 1 else f"{', '.join(said[:-1])} and {said[-1]}"
+
+
+def _of(tally: Tally) -> str:
     return f"{tally[0]:.0f} of {sum(tally):.0f}"
 
 
@@ -122,10 +165,15 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
     lines = (
         (v.needs_items > 0, "more items, as many as the slice `needs`"),
         (
-            bool(undetermined(v) and v.suspect),
+            bool(undetermined(v)) and len(v.suspect) > sum(v.unread.values()),
             "review and fix the suspect reference answers, then rerun the same command",
         ),
-        (bool(undetermined(v)), "a larger model.max_new_tokens"),
+        (
+            v.label > 0,
+            f"label {v.label} answers of {v.slice}: fill in `label` in audit.csv, then repeat the command with "
+            "out=DIR evalset.audit=DIR/audit.csv; where they are right, `target` may take a list of their wordings",
+        ),
+        (bool(undetermined(v)), v.remedy or "answers that can be read: see report.html"),
         (misfit(v), "a fixed prompt format: look at the answers to the probes side by side"),
         (
             kind == "unresolved" and "ranked" in v.missing and seen.has_options,
@@ -166,13 +214,15 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             v.verdict == "preference",
             "the reward model's held-out accuracy: train.py measures it before any RL, and stops where it is low",
         ),
+        (v.kind == "unstated", "a prompt that says what is wanted; few-shot examples in it already do"),
         (
-            v.verdict == "format" and not any(seen.few_shot) and v.n >= RESERVE_FROM,
-            "the probe `few_shot`, of a model that can be queried: few-shot examples show whether a prompt is enough",
+            v.kind == "suppressed" and any(seen.few_shot_suppressed),
+            "answers asked twice, first in plain words, then reformatted: where they pass, no training is needed",
         ),
         (
             v.verdict == "format" and not any(seen.few_shot),
-            "12 items or more in this slice: four of them, as few-shot examples, show whether a prompt is enough",
+            "the probe `few_shot`, of a model that can be queried: few-shot examples show whether a prompt is enough; "
+            "they are rows of the slice in `data.sft`, or items of a slice of 24 or more",
         ),
         (
             v.verdict == "format",

@@ -17,10 +17,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from diagnose.errors import BadInput
+from diagnose.grading.language import language as language_of
 
 RELATIONS = ("at least", "less than")
 OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -127,25 +128,7 @@ def _letter_frequency(text: str, letter: str, let_frequency: int, let_relation: 
 
 
 def _response_language(text: str, language: str) -> bool:
-    from langdetect import LangDetectException
-
-    try:
-        detector = _detectors().create()
-        detector.append(text)
-        return detector.detect() == language
-    except LangDetectException:
-        # No language to detect, for instance only digits: counts as followed, as published.
-        return True
-
-
-@lru_cache(maxsize=1)
-def _detectors() -> Any:
-    from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
-
-    detectors = DetectorFactory()
-    detectors.load_profile(PROFILES_DIRECTORY)
-    detectors.set_seed(0)  # of this factory only; without a seed, langdetect varies from call to call
-    return detectors
+    return language_of(text) in (language, None)  # no language, for instance only digits: followed, as published
 
 
 def _num_sentences(text: str, num_sentences: int, relation: str) -> bool:

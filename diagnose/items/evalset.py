@@ -5,43 +5,61 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from diagnose.config import EvalSetConfig
+from diagnose.config import DataConfig, EvalSetConfig
 from diagnose.errors import BadInput
 from diagnose.grading.grade import grade, prefers
 from diagnose.grading.grader import NEEDS_NO_GOLD, parse_grader
+from diagnose.items.demand import check_demand
+from diagnose.items.exemplars import RESERVED, example, lenders, reserve
 from diagnose.items.rows import read_rows
 from diagnose.provenance import source_sha
 from diagnose.records import EvalItem, Grader
 from diagnose.text import hash_order, printable
 
-TEXT_FIELDS = ("context", "chosen", "rejected", "statement", "cluster", "group")
+TEXT_FIELDS = ("context", "chosen", "rejected", "free_prompt", "statement", "cluster", "group")
 LIST_FIELDS = ("choices", "distractors", "paraphrases")
-PARSED = ("grader", "messages", "slice", "annotations", *LIST_FIELDS)
+PARSED = ("grader", "judge", "messages", "slice", "annotations", *LIST_FIELDS)
 """Fields that may come as JSON text."""
-OWN_FIELDS = {"id", "slice", "prompt", "messages", "target", "grader", "annotations", *TEXT_FIELDS, *LIST_FIELDS}
-RESERVED = 4
-"""Items per slice held out as few-shot examples, never scored (hand-set)."""
-RESERVE_FROM = 12
-"""Smaller slices keep all their items; `few_shot` is then missing."""
+OWN_FIELDS = {"id", "prompt", "target", *PARSED, *TEXT_FIELDS}
+NEAR = {name: name for name in sorted(OWN_FIELDS)} | {"reference": "target"}
+"""What somebody may have meant → our field."""
+ALIKE = 0.83
+"""From this share of matching characters on (difflib), a name is taken for a misspelt field: `traget` is, `context_id`
+is not (hand-set)."""
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """The scored items, and the held-out few-shot examples of each slice."""
+    """The scored items, and the few-shot examples of each slice."""
 
     items: list[EvalItem]
     exemplars: dict[str, list[EvalItem]]
+    """slice → what it is shown: held-out items of its own, or borrowed ones."""
     sha256: str
+    lenders: dict[str, str] = field(default_factory=dict)
+    """slice that borrows → the slice, or the file of training rows, that its examples come from."""
+    misspelt: dict[str, str] = field(default_factory=dict)
+    """field that is read by nobody, but looks like one of ours → where it occurs first."""
+    format_demand: str | None = None
+    """What in the prompts demands a format; items/demand.py."""
 
     @property
     def slices(self) -> list[str]:
         """Names of all slices, sorted."""
         return sorted({name for item in self.items for name in item.slices})
+
+    @property
+    def held_out(self) -> list[EvalItem]:
+        """The items of this set that serve as examples, once each."""
+        own = (kept for name, kept in self.exemplars.items() if name not in self.lenders)
+        return list({e.id: e for kept in own for e in kept}.values())
 
 
 def read_evalset(config: EvalSetConfig) -> EvalSet:
@@ -55,15 +73,44 @@ def read_evalset(config: EvalSetConfig) -> EvalSet:
         allowed = ", ".join(sorted(OWN_FIELDS))
         raise BadInput(f"evalset.columns.{unknown[0]}: not a field of an eval item; allowed: {allowed}")
     rows = read_rows(config.path, config.columns, config.split, config.subset)
-    items = [_item(row, where, number, config) for number, (row, where) in enumerate(rows, 1)]
+    items: list[EvalItem] = []
+    misspelt: dict[str, str] = {}
+    for number, (row, where) in enumerate(rows, 1):
+        items.append(_item(row, where, number, config))
+        for name in _misspelt(row, config):
+            misspelt.setdefault(name, where)
     if not items:
         raise BadInput(f"{config.path}: contains no rows; an eval set has one item per row")
     _check_ids(items)
     _check_one_kind(items)
     _check_gold(items)
+    check_demand(items, config.format_demand)
     items = _limited(items, config.limit)
-    exemplars, kept_back = _reserve(items)
-    return EvalSet([i for i in items if i.id not in kept_back], exemplars, _identity(config, items))
+    members = by_slice(items)
+    own, kept_back = reserve(members)
+    lent = lenders(members, own)
+    shown = own | {name: own[lender] for name, lender in lent.items()}
+    scored = [i for i in items if i.id not in kept_back]
+    return EvalSet(scored, shown, _identity(config, items), lent, misspelt, config.format_demand)
+
+
+def lend_rows(evalset: EvalSet, data: DataConfig) -> EvalSet:
+    """Slices to which no slice could lend examples are shown rows of theirs from `data.sft`, if there are any.
+
+    Raises:
+        BadInput: the file cannot be read.
+    """
+    without = set(evalset.slices) - set(evalset.exemplars)
+    if not data.sft or not without:
+        return evalset
+    asked = {i.turns[-1][1] for i in (*evalset.items, *evalset.held_out)}
+    found: dict[str, list[EvalItem]] = defaultdict(list)
+    for row, where in read_rows(data.sft, data.columns, data.split, data.subset, "data"):
+        shown = example(row, where, slice_name(row)) if slice_name(row) in without else None
+        if shown and shown.turns[-1][1] not in asked:
+            found[slice_name(row)].append(shown)
+    rows = {name: sorted(part, key=lambda e: hash_order(e.id))[:RESERVED] for name, part in sorted(found.items())}
+    return replace(evalset, exemplars=evalset.exemplars | rows, lenders=evalset.lenders | dict.fromkeys(rows, data.sft))
 
 
 def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
@@ -76,15 +123,34 @@ def by_slice(items: list[EvalItem]) -> dict[str, list[EvalItem]]:
 
 
 def hints(evalset: EvalSet) -> list[str]:
-    """What is allowed but probably not intended: `exact` cannot read a JSON answer's content in another format."""
-    as_text = [i for i in evalset.items if i.grader.kind == "exact" and i.targets and _is_object(i.targets[0])]
-    if not as_text:
-        return []
-    names = printable(", ".join(sorted({name for i in as_text for name in i.slices})))
-    return [
-        f"hint: {len(as_text)} targets in {names} are JSON objects graded by the exact grader, which counts correct "
-        "content in another format as wrong; evalset.grader.kind=json (or a grader per row) handles both"
+    """What is allowed but probably not intended: misspelt fields, and JSON answers graded as text."""
+    found = [
+        f"hint: {where}: {printable(name)} is not a field of an eval item and is ignored; did you mean {_near(name)}?"
+        for name, where in evalset.misspelt.items()
     ]
+    # `exact` cannot read a JSON answer's content in another format.
+    as_text = [i for i in evalset.items if i.grader.kind == "exact" and i.targets and _is_object(i.targets[0])]
+    if as_text:
+        names = printable(", ".join(sorted({name for i in as_text for name in i.slices})))
+        found.append(
+            f"hint: {len(as_text)} targets in {names} are JSON objects graded by the exact grader, which counts "
+            "correct content in another format as wrong; evalset.grader.kind=json (or a grader per row) handles both"
+        )
+    return found
+
+
+def _misspelt(row: dict[str, Any], config: EvalSetConfig) -> Iterator[str]:
+    """Columns that look like a field which the row does not have, and that no column mapping reads."""
+    for name in sorted(row.keys() - OWN_FIELDS):
+        near = _near(name)
+        if near and row.get(near) is None and not any(name in source for source in config.columns.values()):
+            yield name
+
+
+@lru_cache(maxsize=4096)
+def _near(name: str) -> str | None:
+    close = get_close_matches(name.lower(), NEAR, n=1, cutoff=ALIKE)
+    return NEAR[close[0]] if close else None
 
 
 def _is_object(text: str) -> bool:
@@ -104,7 +170,7 @@ def slice_name(row: dict[str, Any]) -> str:
 
 def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -> EvalItem:
     row = row | {name: _parsed(row[name], name, where) for name in PARSED if isinstance(row.get(name), str)}
-    grader = parse_grader(row.get("grader") or config.grader, where)
+    grader = parse_grader(_with_judge(row, where, config), where)
     for name in TEXT_FIELDS:
         if not isinstance(row.get(name), str | None):
             raise BadInput(f"{where}: {name} is a {type(row[name]).__name__}; expected text")
@@ -132,9 +198,22 @@ def _item(row: dict[str, Any], where: str, number: int, config: EvalSetConfig) -
             raise BadInput(f"{where}: {name} {found}; expected non-empty text")
     if item.chosen and not item.chosen.strip():
         raise BadInput(f"{where}: chosen is empty")
+    if item.free_prompt is not None and not item.free_prompt.strip():
+        raise BadInput(f"{where}: free_prompt is empty; expected the prompt without its format demand")
     if both := set(item.targets) & set(item.distractors):
         raise BadInput(f"{where}: {min(both)!r} is both target and distractor; a distractor must be a wrong answer")
     return item
+
+
+def _with_judge(row: dict[str, Any], where: str, config: EvalSetConfig) -> Any:
+    """The description of a row's grader; a `judge` beside it belongs into it."""
+    own = row.get("grader")
+    grader, judge = own or config.grader, row.get("judge")
+    if judge is None or not isinstance(grader, dict):
+        return grader
+    if own and own.get("judge") is not None and own["judge"] != judge:
+        raise BadInput(f"{where}: judge {judge!r} and grader.judge {own['judge']!r} differ; give one of them")
+    return grader | {"judge": judge}
 
 
 def _id(value: Any, number: int, where: str) -> str:
@@ -227,7 +306,8 @@ def _check_gold(items: list[EvalItem]) -> None:
     for item in items:
         # A regex target is what the pattern captures, not an answer.
         gold = [*(item.targets if item.grader.kind != "regex" else ()), *([item.chosen] if item.chosen else [])]
-        failed += [(item, text) for text in gold if grade(item, text).strict is False]
+        by_rule = item.graded and item.grader.kind != "judge"
+        failed += [(item, text) for text in gold if by_rule and not grade(item, text).strict]
         if item.chosen and prefers(item, item.chosen) is False:
             rule = item.judge.prefer if item.judge else None
             raise BadInput(f"{item.where} ({item.id}): chosen fails its own rule {rule!r}")
@@ -251,40 +331,9 @@ def _limited(items: list[EvalItem], limit: int | None) -> list[EvalItem]:
     return [item for item in items if item.id in kept]
 
 
-def _reserve(items: list[EvalItem]) -> tuple[dict[str, list[EvalItem]], set[str]]:
-    """The few-shot examples of each slice, and the ids of all unscored items: these and the rest of their clusters.
-
-    Small clusters first, then by hash. The choice does not depend on the seed, so every run on this file scores the
-    same items. A slice whose clusters are too large to hold out four items reserves none.
-    """
-    clusters: dict[str, list[EvalItem]] = defaultdict(list)
-    for item in items:
-        clusters[_source(item)].append(item)
-    reserved: dict[str, list[EvalItem]] = {}
-    kept_back: set[str] = set()
-    members: dict[str, list[EvalItem]] = defaultdict(list)
-    for item in items:
-        for name in item.slices:
-            members[name].append(item)
-    for name in sorted(members):
-        able = sorted(
-            (i for i in members[name] if i.wanted), key=lambda i: (len(clusters[_source(i)]), hash_order(i.id))
-        )
-        chosen = list({_source(i): i for i in reversed(able)}.values())[::-1][:RESERVED]
-        lost = {i.id for e in chosen for i in clusters[_source(e)]}
-        spent = sum(i.id in lost for i in members[name])
-        if len(able) >= RESERVE_FROM and len(chosen) == RESERVED and spent <= max(RESERVED, len(members[name]) // 6):
-            reserved[name] = chosen
-            kept_back |= lost
-    return reserved, kept_back
-
-
-def _source(item: EvalItem) -> str:
-    """The cluster of an item; an item without one is its own cluster."""
-    return f"cluster {item.cluster}" if item.cluster is not None else f"item {item.id}"
-
-
 def _identity(config: EvalSetConfig, items: list[EvalItem]) -> str:
     """Changes when the rows, their mapping or the default grader change."""
     parts = [source_sha(Path(str(config.path)), items), config.columns, config.grader, config.limit]
+    if config.format_demand is not None:  # else a set keeps the identity that it had before there was this setting
+        parts.append(config.format_demand)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -47,15 +47,18 @@ class Model(Protocol):
     """Probes that it does not support."""
 
     @property
-    def family(self) -> str | None:
-        """Its architecture type (`llama`, `qwen3`), or a served model's name; None: unknown."""
+    def fingerprint(self) -> str | None:
+        """Hash of every weight and of the prompt format: whose answers these are; None where they cannot be seen."""
 
     @property
     def prompt_format(self) -> dict[str, Any]:
         """Everything that determines how a prompt is tokenized."""
 
-    def check(self, items: Sequence[EvalItem], seed: int) -> None:
-        """Before any probe runs, refuse what would make every answer look wrong (BadInput, Blocked)."""
+    def check(self, items: Sequence[EvalItem]) -> None:
+        """Before any probe runs, refuse what would make every answer look wrong (BadInput)."""
+
+    def check_end_token(self, items: Sequence[EvalItem], seed: int) -> None:
+        """Refuse a model that does not end its answers as configured (Blocked); may take some seconds."""
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
         """Does the prompt fit the context window with the continuation, or with an answer of max_new_tokens?"""

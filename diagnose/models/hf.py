@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from diagnose.config import DTYPES, ModelConfig
@@ -14,6 +16,7 @@ from diagnose.models.weights import (
     ALLOWED,
     best_device,
     end_ids,
+    fingerprint_of,
     load_tokenizer,
     load_weights,
     placed,
@@ -28,8 +31,11 @@ from diagnose.text import first_line, pasted
 if TYPE_CHECKING:
     from diagnose.models.constrain import Grammars
 
-END_CHECK_PROMPTS = 8
-"""Free continuations that show how the model really stops (hand-set)."""
+END_CHECK_PROMPTS, END_CHECK_SECONDS, END_CHECK_STEPS = 8, 20.0, 384
+"""Free continuations that show how the model really stops: at most so many, started within this time, each of at most
+so many tokens (all hand-set)."""
+END_CHECK_DECIDES = 2
+"""So many that end with another token, and none as configured, decide (hand-set)."""
 Wanted = tuple[Prompt, str, Constraint | None]
 """A prompt, the key of its random numbers, and what its answer is constrained to."""
 
@@ -55,7 +61,6 @@ class HFModel:
         if settings.adapter:
             model = with_adapter(model, settings.adapter)
         self.device = settings.device or best_device()
-        self.family = config.model_type
         self.network = placed(model, self.device)
         self.batch_size = settings.batch_size or 32
         self.max_new_tokens = settings.max_new_tokens or 64
@@ -75,11 +80,19 @@ class HFModel:
         """The prompt format of this model."""
         return prompt_format_of(self.settings, self.tokenizer, self.ends)
 
-    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+    @property
+    def fingerprint(self) -> str | None:
+        """See Model; reads every weight, about a second per gigabyte."""
+        return fingerprint_of(self.network, self.prompt_format)
+
+    def check(self, items: Sequence[EvalItem]) -> None:
         """See Model."""
         check_tokens(self, items)
         check_answer_length(self, items)
         check_windows(self, items)
+
+    def check_end_token(self, items: Sequence[EvalItem], seed: int) -> None:
+        """See Model."""
         check_end_token(self, [Prompt(i.turns) for i in items[:END_CHECK_PROMPTS]], seed)
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
@@ -178,25 +191,23 @@ class HFModel:
         ids = self.tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
         return ids
 
-    def emitted_specials(self, prompts: Sequence[Prompt], seed: int, steps: int = 384) -> dict[str, int]:
-        """Which special tokens end a free continuation, and how often: how the model really stops."""
+    def emitted_special(self, prompt: Prompt, key: str, steps: int = END_CHECK_STEPS) -> str | None:
+        """The special token that ends a free continuation: how the model really stops. None: none did."""
         from diagnose.models.decode import decode, uniforms
 
         # A token that the configuration does not name may be special too, such as Llama 3's <|eot_id|>.
         added = {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         specials = added | set(self.tokenizer.all_special_ids) | self.ends
-        ids = [self.encode(p)[-64:] for p in prompts]
-        steps = min(steps, self.max_length - max(map(len, ids)))
-        keys = [f"{seed}|end|{i}" for i in range(len(ids))]
+        head = self.encode(prompt)[-64:]
+        steps = min(steps, self.max_length - len(head))
+        noise = uniforms([key], steps)
 
-        def continued(part: Sequence[tuple[list[int], str]]) -> list[list[int]]:
-            noise = uniforms([key for _, key in part], steps)
-            heads = [head for head, _ in part]
-            return decode(self.reader, heads, copies=1, steps=steps, ends=specials, temperature=1.0, noise=noise)
+        def continued(heads: Sequence[list[int]]) -> list[list[int]]:
+            return decode(self.reader, list(heads), copies=1, steps=steps, ends=specials, temperature=1.0, noise=noise)
 
-        rows = self.halving.run(list(zip(ids, keys, strict=True)), continued)
-        last = [row[-1] for row in rows if row[-1] in specials]
-        return {self.tokenizer.convert_ids_to_tokens(t): last.count(t) for t in sorted(set(last))}
+        (row,) = self.halving.run([head], continued)
+        token: str | None = self.tokenizer.convert_ids_to_tokens(row[-1]) if row[-1] in specials else None
+        return token
 
     def _grammar(self, constraints: list[Constraint]) -> Grammars:
         from diagnose.models.constrain import Grammars
@@ -235,24 +246,36 @@ def _split(head: list[int], whole: list[int]) -> tuple[list[int], list[int]]:
     return whole[:shared], whole[shared:]
 
 
-def check_end_token(model: HFModel, prompts: Sequence[Prompt], seed: int) -> None:
+def check_end_token(
+    model: HFModel, prompts: Sequence[Prompt], seed: int, clock: Callable[[], float] = time.monotonic
+) -> None:
     """Refuse a model that never ends with its configured end token but with another one.
 
-    Such a model runs every answer to the limit, so training seems to have failed whatever it learned.
+    Such a model runs every answer to the limit, so training seems to have failed whatever it learned. One continuation
+    that ends as configured shows that it is not such a model; the time is limited because one that never ends is slow.
 
     Raises:
         Blocked: naming both tokens and the override that fixes it.
     """
     if model.settings.eos_token:
         return
-    said = model.emitted_specials(prompts, seed)
+    print(f"checking the end token … (at most about {END_CHECK_SECONDS:.0f} s)", file=sys.stderr, flush=True)
     configured = model.tokenizer.convert_ids_to_tokens(sorted(model.ends))
-    others = {token: count for token, count in said.items() if token not in configured}
-    if others and len(others) == len(said):
-        token = max(others, key=lambda t: others[t])
+    others: list[str] = []
+    tried, start = 0, clock()
+    for prompt in prompts:
+        token = model.emitted_special(prompt, f"{seed}|end|{tried}")
+        tried += 1
+        if token in configured:
+            return
+        others += [token] if token else []
+        if len(others) >= END_CHECK_DECIDES or clock() - start >= END_CHECK_SECONDS:
+            break
+    if others:
+        token = max(others, key=others.count)
         raise Blocked(
             f"end token: the model is configured to end with {', '.join(map(repr, configured))}, but "
-            f"{others[token]} of {len(prompts)} free continuations ended with {token!r}, none as configured.\n"
+            f"{others.count(token)} of {tried} free continuations ended with {token!r}, none as configured.\n"
             f"  fix:    {pasted('model.eos_token', token)}\n"
             f"  keep:   {pasted('model.eos_token', configured[0])}   (no further check)"
         )

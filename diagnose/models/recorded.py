@@ -20,9 +20,12 @@ from diagnose.items.rows import read_rows
 from diagnose.models.base import Completion, Constraint, Score
 from diagnose.probes.table import PROBES, Probe
 from diagnose.provenance import file_sha
-from diagnose.records import EvalItem, Prompt
+from diagnose.records import EvalItem, Finish, Prompt
 
 TEXT_KEYS = ("text", "response", "output", "completion", "answer")
+FINISH_KEYS = ("finish_reason", "stop_reason", "finish")
+AT_THE_LIMIT = ("length", "max_tokens", "model_length")
+"""What servers, Inspect and our own answers call an answer that ended at the limit of its length."""
 IN_A_DIRECTORY = ("answers.jsonl", "samples_*.jsonl", "*.jsonl", "*.eval", "*.json")
 """Which files of a directory are logs: those matching the first pattern that matches any."""
 SAMPLE = re.compile(r"samples/.*_epoch_\d+(\.json|/sample\.json)", re.DOTALL)
@@ -47,6 +50,7 @@ class Logged:
     """Its position among the item's answers; None: the next one in the file."""
     prompts: tuple[str, ...] = ()
     """Texts that may be the item's prompt, or its hash."""
+    finish: Finish = "stop"
     hashed: bool = False
     """The hash of the prompt is known, so a matching id alone is not enough."""
 
@@ -57,7 +61,7 @@ class RecordedModel:
     batch_size = 1024
     max_new_tokens = 0
     device = "recorded"
-    family = None
+    fingerprint = None
 
     def __init__(self, settings: ModelConfig) -> None:
         """Read the file or all logs of a directory.
@@ -67,19 +71,20 @@ class RecordedModel:
         """
         self.path = Path(str(settings.path))
         self._files = _logs(self.path)
-        self._texts: dict[Key, dict[int, str]] = defaultdict(dict)
+        self._texts: dict[Key, dict[int, Completion]] = defaultdict(dict)
         self._ids: dict[str, set[Key]] = defaultdict(set)
         self._prompts: dict[str, set[Key]] = defaultdict(set)
         for number, file in enumerate(self._files):
             for logged in _read(file):
                 key = number, logged.id
                 texts = self._texts[key]
-                texts[len(texts) if logged.draw is None else logged.draw] = logged.text
+                said = Completion(logged.text, 0, logged.finish)
+                texts[len(texts) if logged.draw is None else logged.draw] = said
                 for prompt in logged.prompts:
                     self._prompts[prompt].add(key)
                 if not logged.hashed:
                     self._ids[logged.id].add(key)
-        self._by_item: dict[str, list[str]] = {}
+        self._by_item: dict[str, list[Completion]] = {}
         self.lacks: frozenset[Probe] = frozenset({*PROBES, Probe.SELF_PAIRS}) - {Probe.PLAIN}
         self._sha = [file_sha(file)[:16] for file in self._files]
 
@@ -88,7 +93,7 @@ class RecordedModel:
         """The prompt format is unknown; the log files are hashed instead."""
         return {"recorded": self._sha}
 
-    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+    def check(self, items: Sequence[EvalItem]) -> None:
         """Match the log to the items by prompt (the id only breaks ties), else by id.
 
         Raises:
@@ -109,6 +114,9 @@ class RecordedModel:
             # A rule decides from one text alone whether it is preferred; a judge's noise shows on samples only.
             self.lacks -= {Probe.PREFERENCE_JUDGED}
 
+    def check_end_token(self, items: Sequence[EvalItem], seed: int) -> None:
+        """See Model; a log has ended its answers."""
+
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
         """Always: whatever was answered did fit."""
         return True
@@ -127,8 +135,7 @@ class RecordedModel:
         for key in keys:
             _, probe, item = key.split("|", 2)
             texts = self._by_item.get(item, [])
-            texts = texts[:1] if probe == Probe.PLAIN else texts[1 + first : 1 + first + n]
-            said = [Completion(text, 0, "stop") for text in texts]
+            said = texts[:1] if probe == Probe.PLAIN else texts[1 + first : 1 + first + n]
             out.append(said + [Completion("", 0, "not_recorded")] * (n - len(said)))
         return out
 
@@ -219,13 +226,20 @@ def _inspect(sample: Any, path: Path) -> list[Logged]:
     """The answer of one sample; none if the sample ended with an error before the model answered."""
     try:
         output = sample["output"]
-        said = output["choices"][0]["message"]["content"] if output["choices"] else None
+        choice = output["choices"][0] if output["choices"] else {}
+        said = choice["message"]["content"] if choice else None
         asked = sample["input"]
         asked = asked if isinstance(asked, str) else _text(asked[-1]["content"])
         key, draw = str(sample["id"]), int(sample["epoch"]) - 1
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise BadInput(f"{path}: not an Inspect sample: {type(error).__name__}: {error}; {ALLOWED}") from None
-    return [] if said is None else [Logged(key, output.get("completion") or _text(said), draw, (asked,))]
+    if said is None:
+        return []
+    return [Logged(key, output.get("completion") or _text(said), draw, (asked,), _finish(choice))]
+
+
+def _finish(row: dict[str, Any]) -> Finish:
+    return "length" if any(row.get(key) in AT_THE_LIMIT for key in FINISH_KEYS) else "stop"
 
 
 def _text(content: Any) -> str:
@@ -244,11 +258,11 @@ def _row(row: dict[str, Any]) -> list[Logged] | None:
         unsaid = place is None or (row.get("reason") and not row["text"])
         return [] if unsaid else [_own(row, place)]
     key = next((k for k in TEXT_KEYS if isinstance(row.get(k), str)), None)
-    return None if key is None or row.get("id") is None else [Logged(str(row["id"]), row[key])]
+    return None if key is None or row.get("id") is None else [Logged(str(row["id"]), row[key], finish=_finish(row))]
 
 
 def _own(row: dict[str, Any], place: Any) -> Logged:
-    return Logged(str(row["item"]), row["text"], place + int(row["draw"]), (row["prompt"],), hashed=True)
+    return Logged(str(row["item"]), row["text"], place + int(row["draw"]), (row["prompt"],), _finish(row), hashed=True)
 
 
 def _lm_eval(row: dict[str, Any]) -> list[Logged] | None:

@@ -35,7 +35,7 @@ class RewardModel:
         self.network = placed(network, self.device)
         self.halving = Halving(self.device)
         self.batch_size = batch_size or 32
-        self.family: str | None = None
+        self.fingerprint: str | None = None
         self.max_new_tokens = 0
         self.lacks: frozenset[Probe] = frozenset()
         self.max_length = getattr(network.config, "max_position_embeddings", None) or 4096
@@ -45,8 +45,11 @@ class RewardModel:
         """Empty: the inputs of a reward model are not part of the prompt format."""
         return {}
 
-    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+    def check(self, items: Sequence[EvalItem]) -> None:
         """See Model."""
+
+    def check_end_token(self, items: Sequence[EvalItem], seed: int) -> None:
+        """See Model; it ends nothing."""
 
     def fits(self, prompt: Prompt, continuation: str | None = None) -> bool:
         """See Model."""

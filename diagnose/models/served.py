@@ -51,7 +51,7 @@ T = TypeVar("T")
 
 
 class _Refused(Exception):
-    """The server rejects this request; `reason` is `too_long` or `refused`."""
+    """The server rejects this request; `reason` is `too_long` or `server`."""
 
     def __init__(self, reason: Finish, message: str) -> None:
         super().__init__(message)
@@ -84,7 +84,7 @@ class ServedModel:
         self.batch_size = settings.batch_size or 16 * settings.concurrency
         self.max_new_tokens = settings.max_new_tokens or 64
         self.device = f"{settings.base_url}"
-        self.family = settings.name
+        self.fingerprint: str | None = None
         self.lacks: frozenset[Probe] = SCORED if self.chat else frozenset()
         self._several = True
         self._limit = "max_tokens"
@@ -105,7 +105,7 @@ class ServedModel:
             "served": f"{self.settings.api}:{self.settings.name}",
         }
 
-    def check(self, items: Sequence[EvalItem], seed: int) -> None:
+    def check(self, items: Sequence[EvalItem]) -> None:
         """Does it answer, and which features does it support?
 
         Raises:
@@ -123,6 +123,9 @@ class ServedModel:
         hidden = "tokenizer, chat template, BOS and EOS are not visible over the API and are not compared"
         missing = f"; not supported by this server, so missing: {', '.join(sorted(self.lacks))}" if self.lacks else ""
         print(f"{self.settings.base_url}: {hidden}{missing}", file=sys.stderr)
+
+    def check_end_token(self, items: Sequence[EvalItem], seed: int) -> None:
+        """See Model; the server ends the answers."""
 
     def reach(self) -> None:
         """Send a first request.
@@ -266,7 +269,7 @@ class ServedModel:
                 request[self._limit] = request.pop("max_tokens")
                 return self._request(create, request)
             too_long = any(words in str(error).lower() for words in TOO_LONG)
-            raise _Refused("too_long" if too_long else "refused", self._complaint(error)) from None
+            raise _Refused("too_long" if too_long else "server", self._complaint(error)) from None
         except (openai.OpenAIError, ValueError) as error:
             raise RunFailed(self._complaint(error)) from None
         if not getattr(answer, "choices", None):

@@ -10,26 +10,39 @@ from typing import Any
 
 from diagnose.config import ModelConfig
 from diagnose.errors import BadInput
-from diagnose.models.base import LAYOUT, PLAIN_STOP
+from diagnose.models.base import LAYOUT, PLAIN_STOP, prompt_format_sha
+from diagnose.models.gguf import READABLE, dequantised, is_gguf, tokenizer_in
 from diagnose.text import first_line
 
-ALLOWED = "expected a directory with config.json, weights as .safetensors (no pickle) and a tokenizer, or a hub name"
+ALLOWED = (
+    "expected a directory with config.json, weights as .safetensors (no pickle) and a tokenizer, a .gguf file, or a "
+    "hub name"
+)
+FETCHED = Path("outputs/models")
+"""Where `python -m scripts.get_model NAME` puts a model."""
 
 
-def load_weights(kind: Any, path: str, key: str, allowed: str, **settings: Any) -> Any:
-    """A network that takes every weight from the files; a missing one would silently be random."""
+def load_weights(kind: Any, path: str, key: str, allowed: str, fresh: tuple[str, ...] = (), **settings: Any) -> Any:
+    """A network that takes every weight from the files; a missing one would silently be random.
+
+    Args:
+        kind: an AutoModel class of transformers.
+        fresh: weights that may be random, because they are about to be trained.
+
+    Raises:
+        BadInput: the files cannot be read, or lack weights.
+    """
+    settings |= {"trust_remote_code": False, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        network, loaded = kind.from_pretrained(
-            path,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            **settings,
-        )
-    except Exception as error:  # from transformers, huggingface_hub or safetensors; each is about these files
-        raise BadInput(f"{key}={path}: {first_line(error)}; {allowed}") from None
-    wrong = [name for name, *_ in loaded["mismatched_keys"]] + sorted(loaded["missing_keys"])
+        if is_gguf(path):
+            network, loaded = dequantised(kind, path, key, **settings)
+        else:
+            network, loaded = kind.from_pretrained(path, use_safetensors=True, **settings)
+    except BadInput:
+        raise
+    except Exception as error:  # from transformers, huggingface_hub, safetensors or gguf; each is about these files
+        raise BadInput(f"{key}={path}: {first_line(error)}; {READABLE if is_gguf(path) else allowed}") from None
+    wrong = [name for name, *_ in loaded["mismatched_keys"]] + sorted(loaded["missing_keys"] - set(fresh))
     if wrong:
         raise BadInput(
             f"{key}={path}: not the weights of the {type(network).__name__} that config.json describes: "
@@ -90,12 +103,17 @@ def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     path = str(settings.path)
-    if (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
-        raise BadInput(f"{key}={path}: no such directory; {ALLOWED}")
+    check_exists(path, key)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except Exception as error:  # from transformers, huggingface_hub or tokenizers; each is about these files
-        raise BadInput(f"{key}={path}: cannot load a tokenizer: {first_line(error)}; {ALLOWED}") from None
+        if is_gguf(path):
+            tokenizer = tokenizer_in(path, key)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except BadInput:
+        raise
+    except Exception as error:  # from transformers, huggingface_hub, tokenizers or gguf; each is about these files
+        allowed = READABLE if is_gguf(path) else ALLOWED
+        raise BadInput(f"{key}={path}: cannot load a tokenizer: {first_line(error)}; {allowed}") from None
     if settings.eos_token:
         if settings.eos_token not in tokenizer.get_vocab():
             allowed = ", ".join(tokenizer.all_special_tokens)
@@ -104,6 +122,20 @@ def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_exists(path: str, key: str) -> None:
+    """Refuse a path that is not there; a name on the hub is looked up later.
+
+    Raises:
+        BadInput: naming the command that fetches the model, if it is one of ours.
+    """
+    if is_gguf(path):
+        if not Path(path).is_file():
+            raise BadInput(f"{key}={path}: no such file; {ALLOWED}")
+    elif (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
+        get = f"`python -m scripts.get_model {Path(path).name}` makes it" if Path(path).parent == FETCHED else ALLOWED
+        raise BadInput(f"{key}={path}: no such directory; {get}")
 
 
 def stop_strings(settings: ModelConfig, tokenizer: Any) -> list[str]:
@@ -135,6 +167,21 @@ def prompt_format_of(settings: ModelConfig, tokenizer: Any, ends: set[int]) -> d
         "stop": stop_strings(settings, tokenizer),
         "mask": "completion",
     }
+
+
+def fingerprint_of(network: Any, prompt_format: dict[str, Any]) -> str:
+    """Hash of every weight, those of an adapter included, and of the prompt format.
+
+    Of the tensors, not of their files: the same from a directory, shards or the hub, on any device; another dtype is
+    another model.
+    """
+    import torch
+
+    found = hashlib.sha256(prompt_format_sha(prompt_format).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()[:16]
 
 
 def best_device() -> str:

@@ -6,20 +6,22 @@ import copy
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from diagnose.grading.grade import grade
 from diagnose.models.base import Completion, Constraint, Model
 from diagnose.probes.table import Probe, Role
 from diagnose.provenance import writing
-from diagnose.records import Answer, EvalItem, Prompt, Reading
+from diagnose.records import Answer, EvalItem, Prompt, Reading, Unread
 
 Progress = Callable[[str, int, int], None]
 """Called with (probe, answers so far, answers planned)."""
-Reader = Callable[[Sequence[tuple[EvalItem, str]]], list[Reading]]
+Response = tuple[EvalItem, str, bool]
+"""What is read: whose answer, its text, and whether that was cut off at the limit of its length."""
+Reader = Callable[[Sequence[Response]], list[Reading]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,6 @@ class Ask:
 
 WORTH_A_BATCH = 8
 """From this many prompts on, those behind the same few-shot examples get batches of their own (hand-set)."""
-PREAMBLE = 32
-"""Characters a preamble may take: an answer cut off before that is unread, not wrong (hand-set)."""
 NOTHING = Prompt(())
 """What a model was asked that was only shown a text to grade."""
 READ = ("stop", "length", "control")
@@ -69,7 +69,7 @@ class AnswerLog:
     ) -> None:
         """`read` grades responses; without it, the graders that need no model do. `saw` is shown every answer kept."""
         self.path, self.seed = path, seed
-        self.read = read or (lambda pairs: [grade(item, text) for item, text in pairs])
+        self.read = read or (lambda responses: [grade(*response) for response in responses])
         self._finished: set[int] = set()
         self.progress = progress or (lambda probe, done, planned: None)
         self.saw = saw or (lambda answers: None)
@@ -87,6 +87,15 @@ class AnswerLog:
             out._answers[probe].update({item: known[item] for item in wanted})
         return out
 
+    def changed(self, how: Callable[[Answer], Answer]) -> AnswerLog:
+        """A copy with every answer replaced; the file stays as it is."""
+        out = copy.copy(self)
+        out._answers = defaultdict(lambda: defaultdict(dict))
+        for probe, items in self._answers.items():
+            for item, draws in items.items():
+                out._answers[probe][item] = {draw: how(answer) for draw, answer in draws.items()}
+        return out
+
     def ask(self, model: Model, asks: Sequence[Ask]) -> None:
         """Answer all asks of one stage; batches that the file already holds are not asked again.
 
@@ -97,9 +106,11 @@ class AnswerLog:
         planned, done = sum(a.n for a in asks), 0
         for batch in _batches(asks, model.batch_size):
             if not all(self._knows(a, d) for a in batch for d in range(a.draw, a.draw + a.n)):
+                self.progress(asks[0].probe, done, planned)
                 self._append(list(self._answer(model, batch)))
             done += sum(a.n for a in batch)
-            self.progress(batch[0].probe, done, planned)
+        if asks:
+            self.progress(asks[0].probe, done, planned)
         self._finished |= {a.name for a in asks}
 
     def note(self, probe: Probe, pairs: Sequence[tuple[EvalItem, str]]) -> None:
@@ -108,11 +119,23 @@ class AnswerLog:
             return
         drawn: Counter[str] = Counter()
         answers = []
-        for (item, text), reading in zip(pairs, self.read(pairs), strict=True):
+        for (item, text), reading in zip(pairs, self.read([(item, text, False) for item, text in pairs]), strict=True):
             shown = Ask(probe=probe, item=item.id, prompt=NOTHING)
             answers.append(_answered(shown, drawn[item.id], Completion(text, 0, "control"), reading))
             drawn[item.id] += 1
         self._append(answers)
+
+    def relabelled(self, right: Mapping[str, bool]) -> AnswerLog:
+        """The same answers, with what people say of plain ones (item id → right content?) in place of the reading.
+
+        A strict pass stays one.
+        """
+        out = copy.copy(self)
+        out._answers = copy.copy(self._answers)
+        plain = self._answers[Probe.PLAIN]
+        said = {item: replace(plain[item][0], lenient=so) for item, so in right.items() if not plain[item][0].strict}
+        out._answers[Probe.PLAIN] = defaultdict(dict, plain) | {item: {0: a} for item, a in said.items()}
+        return out
 
     def __len__(self) -> int:
         """Answers known."""
@@ -178,15 +201,14 @@ class AnswerLog:
             for a, completions in zip(fitting, several, strict=True)
             for k, c in enumerate(completions)
         ]
-        graded = [(a.graded, c.text) for a, _, c in said if a.graded and c.finish in READ]
+        graded = [(a.graded, c.text, c.finish == "length") for a, _, c in said if a.graded and c.finish in READ]
         readings = iter(self.read(graded))
         for a, draw, c in said:
+            reading: Reading | None
             if c.finish not in READ:
-                reading: Reading | None = Reading(None, None, c.finish)
+                reading = Reading(None, None, cast(Unread, c.finish))
             else:
                 reading = next(readings) if a.graded else None
-            if reading and a.graded and reading.lenient is False and c.finish == "length" and cramped(a.graded, c.text):
-                reading = Reading(False, None, "truncated")
             yield _answered(a, draw, c, reading)
 
     def _append(self, batch: list[Answer]) -> None:
@@ -218,11 +240,6 @@ class AnswerLog:
                     batch = []
                     whole = handle.tell()
         os.truncate(self.path, whole)
-
-
-def cramped(item: EvalItem, text: str) -> bool:
-    """Was an answer cut off before a short preamble or the gold answer would have fitted? Its content is not known."""
-    return len(text) < max([PREAMBLE, *map(len, item.targets)])
 
 
 def _answered(ask: Ask, draw: int, said: Completion, reading: Reading | None) -> Answer:

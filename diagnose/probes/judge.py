@@ -11,14 +11,16 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from diagnose.config import ModelConfig
+from diagnose.config import ModelConfig, ReaderConfig
 from diagnose.errors import BadInput
 from diagnose.grading.grade import grade, prefers
+from diagnose.grading.unread import spoken
 from diagnose.models import load_model
 from diagnose.models.base import Model
-from diagnose.probes.answers import READ, AnswerLog, Ask
+from diagnose.probes.answers import READ, AnswerLog, Ask, Response
+from diagnose.probes.model_reader import ModelReader, reads
 from diagnose.probes.table import Probe, Role
-from diagnose.records import Answer, EvalItem, Grader, Judge, Prompt, Reading
+from diagnose.records import NO_ANSWER, Answer, EvalItem, Grader, Judge, Prompt, Reading
 
 GRADES = {"A": (True, True), "B": (False, True), "C": (False, False)}
 """What the letters of `graded` mean: strict, lenient."""
@@ -32,9 +34,10 @@ LETTER = re.compile(
 class Judges:
     """The models that the items of an eval set name, each loaded once and only if it is needed."""
 
-    def __init__(self, settings: ModelConfig) -> None:
-        """`settings` is the judge that rows mean when they name none."""
+    def __init__(self, settings: ModelConfig, reader: ReaderConfig | None = None) -> None:
+        """`settings` is the judge that rows mean when they name none; `reader`: who reads the content of answers."""
         self.settings = settings
+        self.reader = ModelReader(reader) if reader and reader.by == "model" else None
         self._loaded: dict[str, Model] = {}
 
     def of(self, spec: Judge | Grader) -> Model:
@@ -62,15 +65,33 @@ class Judges:
         """
         from diagnose.models.served import ServedModel
 
+        if self.reader and any(map(reads, items)):
+            self.reader.check()
         specs: list[Judge | Grader] = [i.grader for i in items if i.grader.kind == "judge"]
         specs += [i.judge for i in items if i.judge and i.judge.kind != "rule"]
         for model in {id(model): model for model in map(self.of, specs)}.values():
             if isinstance(model, ServedModel):
                 model.reach()
 
-    def read(self, pairs: Sequence[tuple[EvalItem, str]]) -> list[Reading]:
-        """Grade responses, asking a model where the grader is one."""
-        out = [grade(item, text) for item, text in pairs]
+    def reads(self, item: EvalItem) -> bool:
+        """Does a model say whether the content of this item's answers is right?"""
+        return item.grader.kind == "judge" or (self.reader is not None and reads(item))
+
+    def check_reader(self, items: Sequence[EvalItem], log: AnswerLog) -> None:
+        """Refuse a reader that is a model and misreads the texts of known content in the log.
+
+        Raises:
+            Blocked: naming its error rates.
+        """
+        if self.reader:
+            self.reader.check_errors([i for i in items if reads(i)], log)
+
+    def read(self, responses: Sequence[Response]) -> list[Reading]:
+        """Grade responses, asking a model where the grader or the reader is one."""
+        out = [grade(*response) for response in responses]
+        if self.reader:
+            out = self.reader.read(responses, out)
+        pairs = [(item, spoken(text) or "") for item, text, _ in responses]
         asked = [k for k, reading in enumerate(out) if reading.reason == "judge"]
         by_model: dict[int, list[int]] = {}
         for k in asked:
@@ -197,7 +218,8 @@ def _paired(item: EvalItem, probe: Probe, pairs: Sequence[Pair]) -> Iterator[Ask
 
 def own_answer(item: EvalItem, plain: Answer) -> str | None:
     """The plain answer that is compared with others: a strict pass, or any where nothing grades content."""
-    return plain.text if plain.strict or (not item.graded and plain.text) else None
+    whole = plain.reason not in NO_ANSWER
+    return plain.text if plain.strict or (not item.graded and plain.text and whole) else None
 
 
 def lost_to_reference(item: EvalItem, log: AnswerLog) -> bool | None:

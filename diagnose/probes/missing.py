@@ -6,6 +6,7 @@ from diagnose.config import ProbesConfig
 from diagnose.grading.grade import constraint_of, separates_content
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.oracle_contexts import oracles
+from diagnose.probes.prompts import free
 from diagnose.probes.table import TABLE, Probe
 from diagnose.records import EvalItem
 
@@ -24,6 +25,8 @@ def missing_probes(items: list[EvalItem], evalset: EvalSet, settings: ProbesConf
 def _possible(probe: Probe, items: list[EvalItem], evalset: EvalSet, name: str) -> bool:
     """Have the items of the slice what the probe needs?"""
     match probe:
+        case Probe.FREE:
+            return any(free(i, evalset.format_demand) for i in items)
         case Probe.FEW_SHOT:
             return name in evalset.exemplars
         case Probe.CONSTRAINED:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 
-from diagnose.grading.content import UNSPACED, content, holds, normal
+from diagnose.grading.content import contains
+from diagnose.grading.known_texts import content
+from diagnose.grading.words import UNSPACED, words_of
 from diagnose.probes.answers import Ask
 from diagnose.probes.prompts import oracle_context
 from diagnose.probes.table import Probe
@@ -46,7 +48,7 @@ def oracles(items: list[EvalItem]) -> dict[str, str]:
     A context that has neither is about something else; failing with it would look like missing skill.
     """
     asked: Counter[tuple[str, str]] = Counter()
-    words = {i.id: set(normal(i.turns[-1][1]).split()) for i in items if i.context}
+    words = {i.id: set(words_of(i.turns[-1][1]).words) for i in items if i.context}
     for item in items:
         asked.update((item.slices[0], word) for word in words.get(item.id, ()))
     sizes = Counter(i.slices[0] for i in items if i.context)
@@ -55,13 +57,12 @@ def oracles(items: list[EvalItem]) -> dict[str, str]:
         if not item.context:
             continue
         own = {w for w in words[item.id] if asked[item.slices[0], w] <= max(1, sizes[item.slices[0]] // 4)}
-        text = normal(item.context)
         # Where words are not set apart by spaces, a question has none of its own that could be looked for.
         if (
             not own
-            or UNSPACED.search(text)
-            or own & set(text.split())
-            or any(holds(text, content(item, t)) for t in item.targets)
+            or UNSPACED.search(item.context)
+            or own & set(words_of(item.context).words)
+            or any(contains(item.context, content(item, t)) for t in item.targets)
         ):
             out[item.id] = item.context
     return out

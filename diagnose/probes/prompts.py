@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from diagnose.config import ProbesConfig
-from diagnose.grading.content import content
-from diagnose.grading.grade import constraint_of
+from diagnose.grading.grade import constraint_of, separates_content
+from diagnose.grading.known_texts import content
+from diagnose.items.demand import without_demand
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.answers import AnswerLog, Ask
 from diagnose.probes.table import Probe, Role
@@ -16,6 +17,8 @@ from diagnose.records import EvalItem, Prompt, Turns
 
 MAX_OPTIONS = 7
 """Distractors that are ranked against the reference (hand-set: each costs a forward pass)."""
+IN_PLAIN_WORDS = "Answer in plain words."
+"""Precedes a question whose format demand is not known word for word."""
 NEUTRAL = "Answer:"
 """Takes the place of the question when an option's prior is measured."""
 
@@ -23,6 +26,24 @@ NEUTRAL = "Answer:"
 def plain(item: EvalItem) -> Ask:
     """The prompt as production sends it, greedy."""
     return Ask(probe=Probe.PLAIN, item=item.id, prompt=Prompt(item.turns), graded=item)
+
+
+def free(item: EvalItem, demand: str | None) -> list[Ask]:
+    """The twin of the prompt that demands no format, greedy: is content lost to the demand itself?
+
+    Where a format is wanted in a way that is not known word for word, a request for plain words comes before the last
+    turn. Not asked where the grader could not find the content in plain words.
+
+    Args:
+        demand: evalset.format_demand.
+    """
+    if not separates_content(item) and item.grader.kind != "contains":
+        return []
+    turns = without_demand(item, demand)
+    if turns is None and item.grader.kind in ("json", "regex"):
+        role, text = item.turns[-1]
+        turns = (*item.turns[:-1], (role, f"{IN_PLAIN_WORDS}\n\n{text}"))
+    return [Ask(probe=Probe.FREE, item=item.id, prompt=Prompt(turns), graded=item)] if turns else []
 
 
 def few_shot(

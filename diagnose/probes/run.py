@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from diagnose.config import ProbesConfig
-from diagnose.grading.content import right_in_another_format, wrong_answers
+from diagnose.grading.known_texts import right_in_another_format, wrong_answers
 from diagnose.items.evalset import EvalSet
 from diagnose.models.base import Model
 from diagnose.probes.answers import AnswerLog, Ask
@@ -18,6 +18,7 @@ from diagnose.probes.prompts import (
     constrained,
     drawn,
     few_shot,
+    free,
     margins,
     oracle_context,
     paraphrased,
@@ -70,10 +71,14 @@ def run_probes(
     Args:
         settings: names only probes that the model can answer.
         part: the items of this turn, where a budget asks them bit by bit; None: all.
+
+    Raises:
+        Blocked: the model that reads cannot tell right from wrong content.
     """
     items = evalset.items if part is None else part
+    _show_controls([i for i in items if i.targets and judges.reads(i)], log)
+    judges.check_reader(items, log)
     log.ask(model, [plain(item) for item in items])
-    _show_controls(items, log)
     for entry in TABLE:
         if entry.probe in settings.enabled and entry.probe in STAGES:
             about = Round(_asked_of(entry.asked_of, items, log), evalset, settings, log, model.lacks)
@@ -96,9 +101,8 @@ def _asked_of(whom: AskedOf, items: list[EvalItem], log: AnswerLog) -> list[Eval
 
 
 def _show_controls(items: list[EvalItem], log: AnswerLog) -> None:
-    """Texts of known reading for graders that are models; the others are measured without asking anybody."""
-    judged = [i for i in items if i.grader.kind == "judge" and i.targets]
-    shown = _some(judged, CONTROLS)
+    """Texts of known reading for items that a model reads; the rules are measured without asking anybody."""
+    shown = _some(items, CONTROLS)
     log.note(Probe.CONTROL_RIGHT, [(i, text) for i in shown for text in right_in_another_format(i)])
     log.note(Probe.CONTROL_WRONG, [(i, text) for i in shown for text in wrong_answers(i)])
     log.note(Probe.CONTROL_REFERENCE, [(i, i.targets[0]) for i in shown])
@@ -116,6 +120,10 @@ def _some(items: list[EvalItem], limit: int) -> list[EvalItem]:
 
 
 # ---------------------------------------------------------------- one stage function per probe
+
+
+def _free(r: Round) -> Iterator[list[Ask]]:
+    yield [ask for item in r.items for ask in free(item, r.evalset.format_demand)]
 
 
 def _few_shot(r: Round) -> Iterator[list[Ask]]:
@@ -173,6 +181,7 @@ def _margins(r: Round) -> Iterator[list[Ask]]:
 
 
 STAGES: dict[Probe, Stage] = {
+    Probe.FREE: _free,
     Probe.FEW_SHOT: _few_shot,
     Probe.CONSTRAINED: _constrained,
     Probe.RANKED: _ranked,

@@ -15,6 +15,7 @@ class Probe(StrEnum):
     """A question to a model, or a text shown to a grader; the names in answers.jsonl, diagnosis.json and conf/."""
 
     PLAIN = "plain"
+    FREE = "free"
     FEW_SHOT = "few_shot"
     CONSTRAINED = "constrained"
     RANKED = "ranked"
@@ -155,6 +156,19 @@ TABLE = (
         outcome=Outcome.LEVELS,
     ),
     Entry(
+        probe=Probe.FREE,
+        asked_of=AskedOf.MISSING_CONTENT,
+        label="without the format demand",
+        outcome=Outcome.WIN,
+        recovers="lenient",
+        step=("right without the format demand", "guess"),
+        missing="free",
+        unknown_without="not asked without the format demand, so content that it costs looks like missing knowledge",
+        would_show="the probe `free`, of a model that can be queried: it tells lost content from missing knowledge",
+        matters_for=("knowledge", "mixed"),
+        if_applicable=True,
+    ),
+    Entry(
         probe=Probe.FEW_SHOT,
         asked_of=AskedOf.FAILURES,
         label="with few-shot examples",
@@ -164,7 +178,7 @@ TABLE = (
         step=("right with few-shot examples", "few_shot_content"),
         missing="few_shot",
         unknown_without="no few-shot examples were shown, so what a prompt can fix is not known",
-        would_show="the probe `few_shot` and 12 items or more: four of them become its examples",
+        would_show="the probe `few_shot`, and rows of the slice in `data.sft` or 24 items or more as its examples",
     ),
     Entry(
         probe=Probe.CONSTRAINED,

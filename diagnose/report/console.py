@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from diagnose.advice.wording import reasons
 from diagnose.records import Diagnosis, Rate, Recommendation, SliceVerdict
 from diagnose.report.progress import NAME, borderless
 from diagnose.report.words import (
@@ -22,6 +23,7 @@ from diagnose.report.words import (
     gap_interval,
     interval,
     matters,
+    mostly_unread,
     one_line,
     safe,
     short,
@@ -54,6 +56,9 @@ def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:
     """Table of verdicts, then what to do, then the next command."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     slices = by_gap(diagnosis.slices)
+    for v in slices[:ROWS]:
+        if said := mostly_unread(v):
+            console.print(Text(one_line(f"{cut(v.slice, NAME)}: {said}"), "yellow"))
     console.print("[bold]Which gap, and how confident[/bold]")
     console.print(_verdict_table(slices[:ROWS], console.width))
     for note in _notes(slices):
@@ -115,10 +120,11 @@ def _notes(slices: list[SliceVerdict]) -> list[str]:
                 f"{cut(v.slice, NAME)}: {len(v.suspect)} reference answers look wrong ({some(list(v.suspect))}); check "
                 "them first: their own context, or all of the model's samples, contradict them"
             )
-    unread = sum((Counter(v.unread) for v in slices), Counter[str]())
-    if unread:
-        names = [cut(v.slice, NAME) for v in slices if v.unread]
-        notes.append(f"{some(names)}: not read: " + ", ".join(f"{n} {why}" for why, n in unread.most_common()))
+    few = [v for v in slices if v.unread and not v.remedy]
+    if few:
+        unread = sum((Counter(v.unread) for v in few), Counter[str]())
+        total = sum(v.n for v in few) + unread.total()
+        notes.append(f"{some([cut(v.slice, NAME) for v in few])}: unread: of {total} answers {reasons(unread)}")
     return notes
 
 

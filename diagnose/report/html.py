@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
-from diagnose.advice.wording import MEANINGS
+from diagnose.advice.wording import MEANINGS, reasons
 from diagnose.probes.table import TABLE, Probe
 from diagnose.records import CLASSES, Diagnosis, Interval, Rate, Recommendation, SliceVerdict
 from diagnose.report.words import (
@@ -29,6 +29,7 @@ from diagnose.report.words import (
     gap_interval,
     interval,
     matters,
+    mostly_unread,
     short,
     sure,
     verdict_text,
@@ -39,11 +40,15 @@ HERE = Path(__file__).resolve().parent
 LABELS = dict(
     zip(
         CLASSES,
-        ("no gap", "format", "knowledge · latent", "knowledge · absent", "knowledge · skill", "preference"),
+        (
+            *("no gap", "format", "format · suppressed"),
+            *("knowledge · latent", "knowledge · absent", "knowledge · skill"),
+            "preference",
+        ),
         strict=True,
     )
 )
-LETTERS = dict(zip(CLASSES, "NFLASP", strict=True))
+LETTERS = dict(zip(CLASSES, "NFULASP", strict=True))
 """Distinguishable without colour."""
 STEPS: dict[str, str] = {
     "strict": "right as asked",
@@ -136,7 +141,7 @@ def _view(d: Diagnosis) -> dict[str, Any]:
         "advice": [_advice_view(r, by_name[r.slices[0]]) for r in d.recommendations],
         "reserved": sum(len(kept) for kept in d.evalset.get("reserved", {}).values()),
         "missing": _missing(ordered),
-        "unread": sum((Counter(v.unread) for v in ordered), Counter[str]()).most_common(),
+        "unread": [(v.slice, said) for v in ordered if (said := mostly_unread(v))],
         "open": len(ordered) <= OPEN,
         "labels": LABELS,
         "letters": LETTERS,
@@ -175,7 +180,8 @@ def _slice_view(v: SliceVerdict, k: int, with_items: bool) -> dict[str, Any]:
         "fall": _fall(v.waterfall),
         "facts": _facts(v),
         "floors": [FLOORS.get(name, f"{name}: {{}}").format(short(rate)) for name, rate in v.floors.items()],
-        "missing": [MISSING[what] for what in v.missing],
+        # That no kind is reported is said where it holds: beside a gap of knowledge.
+        "missing": [MISSING[what] for what in v.missing if what != "misfit" or matters(what, v)],
         "items": _by_item(v.evidence) if with_items else {},
         "columns": _columns(v.evidence),
         "left_out": bool(v.evidence) and not with_items,
@@ -185,7 +191,9 @@ def _slice_view(v: SliceVerdict, k: int, with_items: bool) -> dict[str, Any]:
 def _chip(v: SliceVerdict) -> str:
     """The class whose colour and letter are shown beside the verdict; where there is no single class, a letter."""
     name = f"{v.verdict}_{v.kind}" if v.kind else v.verdict
-    return name if name in CLASSES else {"mixed": "M", "knowledge": "K"}.get(v.verdict, "?")
+    if name in CLASSES or v.verdict in CLASSES:
+        return name if name in CLASSES else v.verdict
+    return {"mixed": "M", "knowledge": "K"}.get(v.verdict, "?")
 
 
 def _label(c: str, v: SliceVerdict) -> str:
@@ -233,8 +241,10 @@ def _fall(waterfall: dict[str, float]) -> list[tuple[str, str, float, float]]:
 def _facts(v: SliceVerdict) -> list[tuple[str, str]]:
     """What else was measured, in words."""
     facts = [("right as asked (strict)", _counted(v.strict)), ("right content (lenient)", _counted(v.lenient))]
-    if v.lenient_corrected:
-        facts.append(("lenient, without the grader's measured errors", interval(v.lenient_corrected)))
+    if v.content:
+        facts.append(("right content, whatever the reader misses", interval(v.content)))
+    if v.without_demand:
+        facts.append(("failures with the content, asked without the format demand", _counted(v.without_demand)))
     if v.preferred:
         facts.append(("at least as preferred as the reference", _counted(v.preferred)))
     if v.robust:
@@ -250,7 +260,7 @@ def _facts(v: SliceVerdict) -> list[tuple[str, str]]:
             )
         )
     if v.unread:
-        facts.append(("not read", ", ".join(f"{n} {why}" for why, n in v.unread.items())))
+        facts.append(("unread answers, in no rate", f"{sum(v.unread.values())}: {reasons(v.unread)}"))
     return facts
 
 

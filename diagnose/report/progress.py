@@ -1,14 +1,23 @@
-"""Progress on stderr: a bar per probe, and below them what is known per slice."""
+"""Progress on stderr: a bar per probe, and below them what is known per slice; lines where it is no terminal."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +29,10 @@ BARS = 6
 """Probes that have a bar at once: the latest."""
 NAME = 32
 """Columns for the name of a slice among other words."""
+EVERY = 30.0
+"""Seconds between two lines where stderr is no terminal (hand-set)."""
+Stage = tuple[str, int]
+"""A probe and how many answers are planned."""
 
 
 class Tally:
@@ -51,17 +64,22 @@ class Tally:
 class Bars:
     """A progress bar per probe and the slices below them; plain lines where stderr is no terminal."""
 
-    def __init__(self, title: str = "", items: Sequence[EvalItem] = ()) -> None:
-        """`items`: those whose answers `saw` counts by slice."""
+    def __init__(
+        self, title: str = "", items: Sequence[EvalItem] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`items`: those whose answers `saw` counts by slice; `clock`: seconds, never going back."""
         self.title = f"{title} " if title else ""
         self.slices = {i.id: i.slices for i in items}
         sizes = Counter(name for i in items for name in i.slices)
         self.tallies = {name: Tally(size) for name, size in sizes.items()}
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.progress = _Progress(*columns, console=console, disable=not console.is_terminal)
+        columns = (TextColumn("{task.description:<24}"), BarColumn(24), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TimeRemainingColumn())
+        self.progress = _Progress(*columns, *times, console=console, disable=not console.is_terminal, get_time=clock)
         self.progress.below = self._table
-        self.tasks: dict[tuple[str, int], TaskID] = {}
+        self.tasks: dict[Stage, TaskID] = {}
+        self.clock, self.told = clock, clock()
+        self.started: dict[Stage, tuple[float, int]] = {}
 
     def __enter__(self) -> Bars:
         self.progress.start()
@@ -73,15 +91,35 @@ class Bars:
         self.progress.stop()
 
     def __call__(self, probe: str, done: int, planned: int) -> None:
-        """Advance the bar of a probe."""
-        key = (probe, planned)
-        if key not in self.tasks:
+        """Advance the bar of a probe; the first call of a resumed one comes with what is on disk already."""
+        stage = (probe, planned)
+        if stage not in self.tasks:
             for old in self.progress.task_ids[: 1 - BARS]:
                 self.progress.update(old, visible=False)
-            self.tasks[key] = self.progress.add_task(self.title + probe, total=planned)
-        self.progress.update(self.tasks[key], completed=done, visible=True)
-        if self.progress.disable and done == planned:
+            self.tasks[stage] = self.progress.add_task(self.title + probe, total=planned)
+        self.progress.update(self.tasks[stage], completed=done, visible=True)
+        if self.progress.disable:
+            self._print(stage, done)
+
+    def _print(self, stage: Stage, done: int) -> None:
+        """The line of a finished probe, or every half-minute that of an unfinished one."""
+        (probe, planned), now = stage, self.clock()
+        start, before = self.started.setdefault(stage, (now, done))
+        if done < planned and now - self.told < EVERY:
+            return
+        self.told = now
+        if done == planned:
+            del self.started[stage]
             print(f"{self.title + probe:<24} {planned:>6} answers", file=sys.stderr, flush=True)
+            return
+        took, new = now - start, done - before
+        left = f"about {_span(took / new * (planned - done))} left" if new else "time left not known yet"
+        count = f"{done}/{planned} answers"
+        print(
+            f"{self.title + probe:<24} {count}, {_span(took)} elapsed, {left} for this probe",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def saw(self, answers: Iterable[Answer]) -> None:
         """Count answers by slice."""
@@ -124,6 +162,12 @@ class _Progress(Progress):
         below = self.below() if self.below else None
         if below is not None:
             yield below
+
+
+def _span(seconds: float) -> str:
+    """h:mm:ss."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def borderless() -> Table:

@@ -106,10 +106,12 @@ def _summary(diagnosis: Diagnosis) -> dict[str, Any]:
     """`SLICE/verdict`, `SLICE/method` and so on, so that runs can be sorted and filtered by them."""
     out: dict[str, Any] = {}
     for v in diagnosis.slices:
-        out |= {f"{v.slice}/verdict": v.verdict, f"{v.slice}/p_verdict": v.p_verdict, f"{v.slice}/gap": gap(v)}
+        out |= {f"{v.slice}/verdict": v.verdict, f"{v.slice}/kind": v.kind}
+        out |= {f"{v.slice}/p_verdict": v.p_verdict, f"{v.slice}/gap": gap(v)}
     for r in diagnosis.recommendations:
         for name in r.slices:
             lift = r.lifts[name].get(r.train_method or r.method, {}).get("mean")
             out |= {f"{name}/method": r.method, f"{name}/train_method": r.train_method, f"{name}/lift": lift}
+            out[f"{name}/why"] = r.why
     first = next((r for r in diagnosis.recommendations if r.train_method), None)
     return out | {"next": first.command if first else None}

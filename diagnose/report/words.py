@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.cells import cell_len
 from rich.markup import escape
 
+from diagnose.advice.wording import reasons
 from diagnose.probes.table import TABLE
 from diagnose.records import Interval, Rate, Recommendation, SliceVerdict
 
@@ -29,6 +30,10 @@ MISSING = {
         "annotators do not agree on what is better, so a preference gap cannot be claimed",
         "a guideline that annotators apply consistently (Krippendorff's alpha of at least rule.agreement)",
     ),
+    "task": (
+        "the prompt does not say what is wanted, so nothing is known of a model that is told",
+        "a prompt that states the task",
+    ),
     "misfit": (
         "no kind of gap explains what all probes saw, so no kind is reported",
         "the prompt format (chat template, stop strings) or refusals: look at the answers, fix what is wrong and rerun",
@@ -36,7 +41,8 @@ MISSING = {
 }
 """What `missing` names → what cannot be shown without it, and what it would take."""
 MATTERS_FOR = {e.missing: e.matters_for for e in TABLE if e.missing and e.matters_for} | {
-    "misfit": ("knowledge", "mixed")
+    "misfit": ("knowledge", "mixed"),
+    "task": ("format",),
 }
 """Verdicts beside which it matters that this is missing; others: all."""
 
@@ -107,6 +113,14 @@ def cut(text: str, room: int) -> str:
     while cell_len(head) + cell_len(tail) >= room:
         head, tail = head[:-1], tail[1:]
     return f"{head}…{tail}"
+
+
+def mostly_unread(v: SliceVerdict) -> str:
+    """`14 of 16 answers are unread: 14 were cut off …; model.max_new_tokens=64`; empty where few are."""
+    if v.remedy is None:
+        return ""
+    lost = sum(v.unread.values())
+    return f"{lost} of {v.n + lost} answers are unread: {reasons(v.unread)}; look at: {v.remedy}"
 
 
 def some(names: Sequence[str], most: int = 4) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from diagnose.config import RuleConfig
 from diagnose.errors import BadInput
-from diagnose.probes.table import MODELLED, Probe
+from diagnose.probes.table import MODELLED
 from diagnose.provenance import ROOT
 from diagnose.records import CLASSES
 
@@ -26,8 +26,8 @@ class Calibration:
     """Values fitted on slices whose truth is known."""
 
     version: str
-    families: list[str]
-    """Model types on which P(verdict) was compared with the truth."""
+    models: list[str]
+    """Fingerprints of the models whose answers were fitted: only on them was P(verdict) compared with the truth."""
     fitted_on: dict[str, Any]
     strength: float
     effective: float
@@ -36,8 +36,10 @@ class Calibration:
     templates: dict[str, Any]
 
 
-def read_calibration(path: str) -> Calibration:
+def read_calibration(path: str, rule: RuleConfig) -> Calibration:
     """The calibration in a file; a relative path may also be one of this repository.
+
+    A probe or a class that an older file does not know has the template and the weight of `rule` (conf/rule).
 
     Raises:
         BadInput: there is none, or it is not what `scripts.planted.fit` writes.
@@ -45,32 +47,35 @@ def read_calibration(path: str) -> Calibration:
     file = Path(path) if Path(path).exists() else ROOT / path
     try:
         found = Calibration(**json.loads(file.read_text(encoding="utf-8")))
-        complete = set(found.templates) == set(found.weights) == set(MODELLED)
-        complete &= all(
-            set(rates) == set(CLASSES) for name, rates in found.templates.items() if name != Probe.PREFERENCE_JUDGED
-        )
+        known = {*found.templates, *found.weights} <= set(MODELLED)
+        known &= all(rates.keys() <= set(CLASSES) for rates in found.templates.values())
         numbers = [found.strength, found.effective, found.temperature, *found.weights.values()]
-        complete &= all(math.isfinite(x) and x > 0 for x in numbers) and max(found.effective, *numbers[3:]) <= 1
+        known &= all(math.isfinite(x) and x > 0 for x in numbers) and max(found.effective, *numbers[3:]) <= 1
     except OSError as error:
         raise BadInput(f"rule.calibration={path}: {error.strerror}; `null` does without one") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise BadInput(f"rule.calibration={path}: no calibration ({error}); expected a file of `fit`") from None
-    if not complete:
-        raise BadInput(f"rule.calibration={path}: lacks a probe or a class, or a number is out of range")
-    return found
+    if not known:
+        raise BadInput(f"rule.calibration={path}: unknown probe or class, or a number out of range")
+    templates = {probe: shown | found.templates.get(probe, {}) for probe, shown in rule.templates.items()}
+    return replace(found, templates=templates, weights=rule.weights | found.weights)
 
 
 def calibrated(rule: RuleConfig) -> RuleConfig:
     """The rule with the values of its calibration, if it names one."""
     if rule.calibration is None:
         return rule
-    found = asdict(read_calibration(rule.calibration))
+    found = asdict(read_calibration(rule.calibration, rule))
     return replace(rule, **{name: found[name] for name in FITTED})
 
 
-def version_for(rule: RuleConfig, family: str | None) -> str:
-    """Version of the calibration if it was made on models of this type, else `none`: P(verdict) is untried there."""
+def version_for(rule: RuleConfig, fingerprint: str | None) -> str:
+    """Version of the calibration if this model's own answers were fitted, else `none`: P(verdict) is untried on it.
+
+    An architecture proves nothing: a model of 2 M parameters and one of 70 B can both be a `llama`. Nor do the same
+    weights behind an adapter or another prompt format. The fitted values are used all the same.
+    """
     if rule.calibration is None:
         return "none"
-    found = read_calibration(rule.calibration)
-    return found.version if family in found.families else "none"
+    found = read_calibration(rule.calibration, rule)
+    return found.version if fingerprint in found.models else "none"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from diagnose.grading.content import right_in_another_format, wrong_answers
 from diagnose.grading.grade import grade, separates_content
+from diagnose.grading.known_texts import right_in_another_format, wrong_answers
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import beaten, duels
 from diagnose.probes.table import Probe, Role
@@ -26,6 +26,7 @@ def grader_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, dict[str
     Sensitivity: gold content in five other formats is read as there. Specificity: same-type wrong answers, a list of
     every option, a hedge between two answers and an echo of the prompt are not. `rejects_gold`: share of gold answers
     that the strict reading refuses; 0 for graders that were checked on load, measured for a model that grades.
+    `read_by`: a model, not the rules, said whether the content is there (`reader=model`).
     """
     by_kind: dict[str, list[EvalItem]] = defaultdict(list)
     for item in items:
@@ -33,7 +34,8 @@ def grader_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, dict[str
             by_kind[item.grader.kind].append(item)
     out = {}
     for kind, members in sorted(by_kind.items()):
-        if kind == "judge":
+        asked = any(log.find(Probe.CONTROL_RIGHT, i.id) for i in members)
+        if kind == "judge" or asked:
             right, wrong, gold = (_noted(probe, members, log) for probe in SHOWN)
         else:
             some = members[:PER_KIND]
@@ -42,6 +44,7 @@ def grader_controls(items: list[EvalItem], log: AnswerLog) -> dict[str, dict[str
             gold = []
         out[kind] = _shown("sensitivity", right) | _shown("specificity", [not w for w in wrong])
         out[kind] |= _shown("rejects_gold", [not g for g in gold])
+        out[kind] |= {"read_by": "model"} if asked and kind != "judge" else {}
     return out
 
 

@@ -13,9 +13,23 @@ from diagnose.items.evalset import EvalSet, by_slice
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import lost_to_reference
 from diagnose.probes.table import TABLE, Probe
-from diagnose.records import CLASSES, KNOWLEDGE, Answer, Attribution, EvalItem, Kind, Rate, SliceVerdict, Verdict
-from diagnose.stats import corrected, rate
+from diagnose.records import (
+    CLASSES,
+    FORMAT,
+    KNOWLEDGE,
+    NO_ANSWER,
+    Answer,
+    Attribution,
+    EvalItem,
+    Kind,
+    Rate,
+    SliceVerdict,
+    Verdict,
+)
+from diagnose.stats import rate
 from diagnose.verdict.evidence import readable
+from diagnose.verdict.readings import LABELS, content_missing, doubted
+from diagnose.verdict.unread import remedy, unread
 
 GAPS: tuple[Verdict, ...] = ("format", "knowledge", "preference")
 Array = np.ndarray
@@ -45,19 +59,29 @@ def _verdict(
     suspect = set(found.suspect[name])
     scored = [i for i in items if readable(i, log)]
     trusted = [i for i in scored if i.id not in suspect]
-    cut_off = [i for i in trusted if plain[i.id].reason == "truncated"]
     graded = [i for i in scored if plain[i.id].strict is not None]
+    why = unread(items, log)
+    lost = sum(n for reason, n in why.items() if reason in NO_ANSWER)
     draws = found.draws[name]
     kinds = Counter(i.grader.kind for i in items)
     grader = graders.get(kinds.most_common(1)[0][0], {}) if kinds else {}
     error = grader.get("rejects_gold") or 0.0
-    unsure = (len(suspect) + len(cut_off)) / max(len(scored), 1)
+    unsure = (len(suspect) + lost) / max(len(scored) + lost, 1)
     verdict, kind, p_verdict, p_classes = decide(draws, len(trusted), found.missing[name], rule, error, unsure)
-    # Where the items would suffice but for those that cannot be read, more of them would not help.
-    enough = unsure and decide(draws, len(trusted), found.missing[name], rule, error)[0] != "insufficient"
+    mostly = lost > 0.5 * (len(scored) + lost)
+    if mostly:
+        verdict, kind = "insufficient", None
+    # Where the items would suffice but for those that cannot be read, more of them would not help …
+    without = decide(draws, len(trusted), found.missing[name], rule, error)[0]
+    enough = mostly or (unsure > 0 and without != "insufficient")
+    # … nor where they would but for the reader; there labels do.
+    label = 0
+    if verdict == "insufficient" and not enough and len(trusted) >= rule.min_items:
+        open_ones = [i for i in doubted(items, log) if i.id not in found.labelled]
+        label = min(LABELS, len(open_ones)) if turns_on_reader(open_ones, name, len(trusted), found, rule) else 0
     content = [plain[i.id].lenient for i in graded if plain[i.id].lenient is not None]
     lenient = rate(sum(map(bool, content)), len(content))
-    judged = [not lost for i in scored if (lost := lost_to_reference(i, log)) is not None]
+    judged = [not worse for i in scored if (worse := lost_to_reference(i, log)) is not None]
     return SliceVerdict(
         slice=name,
         n=len(scored),
@@ -65,34 +89,56 @@ def _verdict(
         kind=kind,
         p_verdict=p_verdict,
         p_classes=p_classes,
-        needs_items=_needs(draws, len(trusted), rule) if verdict == "insufficient" and not enough else 0,
+        needs_items=0 if verdict != "insufficient" or enough or label else _needs(draws, len(trusted), p_verdict, rule),
+        label=label,
         mixture={c: _mean(draws[:, k]) for k, c in enumerate(CLASSES)},
         interval90={c: _interval(draws[:, k]) for k, c in enumerate(CLASSES) if not np.isnan(draws[0, k])},
         strict=rate(sum(bool(plain[i.id].strict) for i in graded), len(graded)),
         lenient=lenient,
-        lenient_corrected=corrected(lenient, grader, rule.grader_trust),
+        content=found.content.get(name),
         preferred=rate(sum(judged), len(judged)) if judged else None,
         robust=_robust(items, log),
+        without_demand=_without_demand(scored, log),
         waterfall=waterfall(scored, log, found.floors[name]),
         floors=found.floors[name],
         missing=found.missing[name],
-        unread=unread(items, log),
+        unread=why,
+        remedy=remedy(why, [plain[i.id] for i in items]),
         suspect=found.suspect[name],
         evidence=evidence(trusted, log, found, verdict, kind),
     )
 
 
-def unread(items: list[EvalItem], log: AnswerLog) -> dict[str, int]:
-    """Why plain answers, or their content, could not be read."""
-    plain = [(i, log.get(Probe.PLAIN, i.id)) for i in items]
-    return dict(Counter(a.reason or "unscored" for i, a in plain if not readable(i, log) or a.reason == "truncated"))
+def turns_on_reader(doubtful: list[EvalItem], name: str, n: int, found: Attribution, rule: RuleConfig) -> bool:
+    """Could labels decide?
+
+    Where the items whose content may be there or not outweigh the deciding difference (one that turns out the other way
+    moves it by 2 / n), or where that difference follows the reader's sensitivity so much that no number of items helps.
+
+    Args:
+        doubtful: items of the slice whose plain answers nobody has labelled.
+    """
+    if name not in found.sensitivity or not doubtful:
+        return False
+    deciding, sensitivity = _deciding(found.draws[name], rule), found.sensitivity[name]
+    missing = [content_missing(found.items[i.id]) for i in doubtful if i.id in found.items]
+    unsure = sum(min(p, 1 - p) for p in missing)
+    by_reader = abs(np.cov(deciding, sensitivity)[0, 1]) / max(float(sensitivity.std()), 1e-9)
+    return abs(float(deciding.mean())) <= max(2 * unsure / n, float(norm.ppf(rule.claim)) * by_reader)
+
+
+def _deciding(draws: Array, rule: RuleConfig) -> Array:
+    """The difference on which the verdict rests: between the two largest gaps, or between all gaps and `tau`."""
+    mass = np.sort(np.array(list(masses(draws).values())), 0)
+    pairs: tuple[Array, Array] = (mass[-1] - mass[-2], mass.sum(0) - rule.tau)
+    return min(pairs, key=lambda d: float(abs(d.mean()) / max(d.std(), 1e-9)))
 
 
 def masses(draws: Array) -> dict[str, Array]:
-    """Mass of each gap a user sees, per draw; the knowledge kinds are summed first."""
+    """Mass of each gap a user sees, per draw; the kinds of a gap are summed first."""
     parts = {c: np.nan_to_num(draws[:, k]) for k, c in enumerate(CLASSES)}
     return {
-        "format": parts["format"],
+        "format": sum((parts[kind] for kind in FORMAT), np.zeros(len(draws))),
         "knowledge": sum((parts[kind] for kind in KNOWLEDGE), np.zeros(len(draws))),
         "preference": parts["preference"],
     }
@@ -107,6 +153,13 @@ def _robust(items: list[EvalItem], log: AnswerLog) -> Rate | None:
         if a.strict is not None
     ]
     return rate(sum(same), len(same)) if same else None
+
+
+def _without_demand(items: list[EvalItem], log: AnswerLog) -> Rate | None:
+    """Of the failures with missing content that were asked without the format demand: how many then have it."""
+    failed = [i for i in items if log.get(Probe.PLAIN, i.id).lenient is False]
+    read = [a.lenient for i in failed for a in log.of_item(Probe.FREE, i.id) if a.lenient is not None]
+    return rate(sum(map(bool, read)), len(read)) if read else None
 
 
 def decide(
@@ -141,8 +194,7 @@ def decide(
     best = max(p, key=lambda c: p[c])
     if p[best] < rule.claim:
         return "insufficient", None, p[best], every
-    kind = _kind(draws, missing, rule) if best == "knowledge" else None
-    return best, kind, p[best], every
+    return best, _kind(best, draws, missing, rule), p[best], every
 
 
 def _believed(said: Array, outcomes: int, rule: RuleConfig) -> list[float]:
@@ -155,32 +207,46 @@ def _believed(said: Array, outcomes: int, rule: RuleConfig) -> list[float]:
     return [float(p) for p in cooled / cooled.sum()]
 
 
-def _kind(draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> Kind:
+def _kind(verdict: Verdict, draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> Kind | None:
+    match verdict:
+        case "format" if "task" in missing:
+            return "unstated"
+        case "format":
+            plain, suppressed = (np.nan_to_num(draws[:, CLASSES.index(kind)]) for kind in FORMAT)
+            return "suppressed" if _believed(suppressed > plain, 2, rule)[1] >= rule.claim else None
+        case "knowledge":
+            return _kind_of_knowledge(draws, missing, rule)
+    return None
+
+
+def _kind_of_knowledge(draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> Kind:
     parts = np.nan_to_num(np.array([draws[:, CLASSES.index(kind)] for kind in KNOWLEDGE]))
     top = parts.argmax(0)
     shares = _believed(top, len(KNOWLEDGE), rule)
     best = int(np.argmax(shares))
     kind = KINDS[best]
+    stored = {"ranked", "samples"} <= set(missing)  # nothing asked whether what is not said is stored
     undetermined = (
-        "misfit" in missing or (kind == "absent" and "context" in missing) or (kind == "latent" and "ranked" in missing)
+        "misfit" in missing
+        or (kind in ("latent", "absent") and stored)
+        or (kind in ("absent", "skill") and "context" in missing)
     )
     return kind if shares[best] >= rule.claim and not undetermined else "unresolved"
 
 
-def _needs(draws: Array, n: int, rule: RuleConfig) -> int:
+def _needs(draws: Array, n: int, p: float, rule: RuleConfig) -> int:
     """Further items until the leading verdict would be claimed, if the shares stay as they are.
 
-    Normal approximation: the standard error of the deciding difference shrinks with the square root of n. The
-    result is kept between 8 and 1,000, z at .1 or more (all hand-set).
+    Normal approximation: the standard error of the deciding difference shrinks with the square root of n. Few items
+    that are all right leave a skewed gap whose mean is at tau; there P, of the leading verdict, says more. The result
+    is kept between 8 and 1,000, z at .1 or more (all hand-set).
     """
     if n < rule.min_items:
         return rule.min_items - n
-    mass = np.sort(np.array([m for m in masses(draws).values()]), 0)
-    gap = mass.sum(0)
-    deciding = min((mass[-1] - mass[-2], gap - rule.tau), key=lambda d: abs(d.mean()) / max(d.std(), 1e-9))
+    deciding = _deciding(draws, rule)
     z = abs(float(deciding.mean())) / max(float(deciding.std()), 1e-9)
     wanted = float(norm.ppf(rule.claim))
-    factor = (wanted / max(z, 0.1)) ** 2
+    factor = (wanted / max(z, float(norm.ppf(p)), 0.1)) ** 2
     return int(min(max(np.ceil(n * (factor - 1)), 8), 1000))
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diagnose.config import RuleConfig
-from diagnose.grading.content import content, mentions
-from diagnose.grading.grade import constraint_of, grade
+from diagnose.grading.content import contains
+from diagnose.grading.grade import constraint_of, has_content
+from diagnose.grading.known_texts import content
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import lost_to_reference, self_losses
 from diagnose.probes.table import COUNT, FLOORS, LEVELS, MODELLED, TABLE, WINS, Floor, Probe, Role
-from diagnose.records import CLASSES, KNOWLEDGE, Answer, EvalItem
+from diagnose.records import CLASSES, FORMAT, KNOWLEDGE, Answer, EvalItem
 
 SAID_LEAST = 3
 """Characters of an answer that can speak against a reference answer (hand-set)."""
@@ -45,7 +46,7 @@ class Evidence:
     format_floors: Rates
     """probe → [items]: how often its control brings the wanted format."""
     allowed: Array
-    """[items, 6]: classes that the data of the item's cell can distinguish."""
+    """[items, classes]: those that the data of the item and of its cell can distinguish."""
     weights: Array
     """[items]: effective count under clustering."""
     cells: Array
@@ -69,18 +70,35 @@ def gather(
     largest = [max(sorted(cell), key=lambda name: sizes[name]) for cell in cells]
     in_cell = Counter(i.slices for i in items)
     measured = [floors[i.slices[0]] for i in items]
+    wins = {p: np.array([_won(p)(i, log) for i in items]) for p in WINS} | {Probe.FREE: _said_freely(items, log)}
+    told = np.array([allowed(i.slices, missing) for i in items])
+    told[:, CLASSES.index("format_suppressed")] &= ~np.isnan(wins[Probe.FREE])
     return Evidence(
         levels={p: np.array([_levels(log.of_item(p, i.id)) for i in items]) for p in LEVELS},
-        wins={p: np.array([_won(p)(i, log) for i in items]) for p in WINS},
+        wins=wins,
         counts={p: np.array([_count(log.of_item(p, i.id)) for i in items], float) for p in COUNT},
         floors={p: np.array([_floor(p, i, log, m) for i, m in zip(items, measured, strict=True)]) for p in MODELLED},
         format_floors={Probe.FEW_SHOT: np.array([m.get(Probe.FEW_SHOT, 0.0) for m in measured])},
-        allowed=np.array([allowed(i.slices, missing) for i in items]),
-        weights=_weights(items, rule.icc),
+        allowed=told,
+        weights=effective_weights(items, rule.icc),
         cells=np.array([cells.index(i.slices) for i in items]),
         cell_prior=np.array([in_cell[cell] / sizes[name] for cell, name in zip(cells, largest, strict=True)]),
         home=np.array([[float(name in cell) for cell in cells] for name in largest]),
     )
+
+
+def _said_freely(items: list[EvalItem], log: AnswerLog) -> Array:
+    """Is the content there without the format demand?
+
+    Among items that were asked without it, a plain answer that has the content in another format counts as one that
+    was: it ignored the demand. Examples and schemas do not let it, and may then cost the content; such items are not
+    barely known. Where no item was asked the class of lost content is closed, and nothing is read.
+    """
+    asked = {i.slices for i in items if log.of_item(Probe.FREE, i.id)}
+    ignored = {
+        i.id for i in items if i.slices in asked and (a := log.get(Probe.PLAIN, i.id)).lenient and a.strict is False
+    }
+    return np.array([1.0 if i.id in ignored else _won(Probe.FREE)(i, log) for i in items])
 
 
 def _won(probe: Probe) -> Callable[[EvalItem, AnswerLog], float]:
@@ -173,7 +191,7 @@ def suspects(items: list[EvalItem], log: AnswerLog) -> set[str]:
 
 
 def _in_context(item: EvalItem) -> bool:
-    return any(mentions(item.context or "", content(item, t)) for t in item.targets)
+    return any(contains(item.context or "", content(item, t)) for t in item.targets)
 
 
 def _contradicted(item: EvalItem, log: AnswerLog, verbatim: bool) -> bool:
@@ -183,7 +201,7 @@ def _contradicted(item: EvalItem, log: AnswerLog, verbatim: bool) -> bool:
         return False
     same_type = verbatim or (len(item.options) > 2 and answer in {content(item, o) for o in item.options})
     read = [a.lenient for a in log.of_item(Probe.ORACLE_CONTEXT, item.id)]
-    return same_type and mentions(item.context or "", answer) and not _in_context(item) and not any(read)
+    return same_type and contains(item.context or "", answer) and not _in_context(item) and not any(read)
 
 
 def _agreed(item: EvalItem, log: AnswerLog) -> bool:
@@ -211,15 +229,17 @@ def _guess_rate(items: list[EvalItem], log: AnswerLog) -> float:
             continue
         wrong = [a for p in (Probe.PLAIN, Probe.SAMPLES) for a in log.of_item(p, item.id) if a.lenient is False]
         for a in wrong:
-            named = sum(bool(grade(_as_reference(item, option), a.text).lenient) for option in item.options)
+            named = sum(names(item, option, a.text) for option in item.options)
             hits += named / len(item.options)
             chances += 1
     r = hits / chances if chances else 0.0
     return r / (1 + r)
 
 
-def _as_reference(item: EvalItem, option: str) -> EvalItem:
-    return replace(item, targets=(option,), distractors=(), choices=item.choices, chosen=None)
+def names(item: EvalItem, option: str, text: str) -> bool:
+    """Would the text be read as right if this option were the reference?"""
+    wanted = replace(item, targets=(option,), distractors=(), choices=item.choices, chosen=None)
+    return has_content(wanted, text)
 
 
 def _levels(answers: list[Answer]) -> list[float]:
@@ -249,13 +269,15 @@ def allowed(slices: tuple[str, ...], missing: dict[str, tuple[str, ...]]) -> lis
     if all(set(missing[name]) & {"judge", "agreement"} for name in slices):
         gone.add("preference")  # an item whose other slice has a usable judge can still have one
     if "content" in lacks:
-        gone |= {"format", *KNOWLEDGE}
+        gone |= {*FORMAT, *KNOWLEDGE}
+    if "free" in lacks:
+        gone.add("format_suppressed")  # content that the demand costs then looks like missing knowledge
     if "context" in lacks:
         gone.add("knowledge_skill")  # absent then means absent or skill; `decide` reports the kind as unresolved
     return [name not in gone for name in CLASSES]
 
 
-def _weights(items: list[EvalItem], icc: float) -> Array:
+def effective_weights(items: list[EvalItem], icc: float) -> Array:
     """1 / design effect per item, deff = 1 + (m - 1) icc (Kish 1965, Survey Sampling)."""
     sizes = Counter(i.cluster for i in items if i.cluster is not None)
     return np.array([1 / (1 + (sizes[i.cluster] - 1) * icc) if i.cluster is not None else 1.0 for i in items])

@@ -13,11 +13,12 @@ items count by their effective number.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from scipy.special import betaln, gammaln
+from scipy.special import expit
 
 from diagnose.config import ProbesConfig, RuleConfig
 from diagnose.items.evalset import EvalSet, by_slice
@@ -25,9 +26,25 @@ from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import lost_to_reference, own_answer
 from diagnose.probes.missing import missing_probes
 from diagnose.probes.table import COUNT, LEVELS, WINS, Probe
-from diagnose.records import CLASSES, Attribution, EvalItem
+from diagnose.records import CLASSES, KNOWLEDGE, Attribution, EvalItem
 from diagnose.verdict.controls import agreement, judge_controls
-from diagnose.verdict.evidence import Evidence, allowed, gather, readable, slice_floors, suspects
+from diagnose.verdict.evidence import Evidence, gather, rank, readable, slice_floors, suspects
+from diagnose.verdict.likelihood import (
+    ACCEPTED,
+    READ_WINS,
+    READABLE,
+    UNREADABLE,
+    Misread,
+    Reader,
+    flawless,
+    floored,
+    format_floor,
+    loglik,
+    template,
+)
+from diagnose.verdict.reader_error import ReaderError
+from diagnose.verdict.readings import Labels, reader_errors, reader_of
+from diagnose.verdict.unstated import unstated
 
 JUDGED_LEAST = 8
 """Pairs a judge must have seen before it can be called unreliable (hand-set)."""
@@ -35,43 +52,123 @@ MISFIT_LEAST = 8
 """Items a probe must have run on before it can contradict a kind (hand-set)."""
 ONE_SIDED_95 = 1.645
 """Standard errors below the mean: the one-sided 95 % bound of a normal distribution."""
+HELD = 4
+"""Sweeps that share a draw of the reader's error; the second half counts (hand-set)."""
+STEPS = 30
+"""Of expectation-maximisation before them (hand-set)."""
+UNTOLD = ("knowledge_latent", "knowledge_absent")
+"""Kinds of missing knowledge that only ranked options or samples tell apart."""
+NOBODY = Labels()
 Array = np.ndarray
 
 
 def attribute(
-    evalset: EvalSet, log: AnswerLog, settings: ProbesConfig, rule: RuleConfig, rng: np.random.Generator
+    evalset: EvalSet,
+    log: AnswerLog,
+    settings: ProbesConfig,
+    rule: RuleConfig,
+    rng: np.random.Generator,
+    labels: Labels = NOBODY,
+    by_model: bool = False,
 ) -> Attribution:
     """Posterior draws of each slice's mixture over CLASSES.
 
-    Items of which nothing could be read, or whose reference answer is suspect, take no part.
+    Items of which nothing could be read, or whose reference answer is suspect, take no part. Labels of people take the
+    place of readings, in everything but the measurement of the reader.
+
+    Args:
+        labels: what people say of plain answers.
+        by_model: a model, not the rules, reads the answers.
     """
     groups = by_slice(evalset.items)
+    as_read, log = log, log.relabelled(labels.right)
     by_name = {name: suspects(part, log) for name, part in groups.items()}
     suspect = {i.id for i in evalset.items if all(i.id in by_name[name] for name in i.slices)}
     suspected = {name: tuple(i.id for i in part if i.id in suspect) for name, part in groups.items()}
     items = [i for i in evalset.items if readable(i, log) and i.id not in suspect]
     members = {name: [i for i in items if name in i.slices] for name in evalset.slices}
-    missing = {name: missing_probes(part, evalset, settings, name) for name, part in members.items()}
-    missing = {name: _without_judge(members[name], missing[name], log, rule) for name in members}
+    missing = {
+        name: _lacking(part, missing_probes(part, evalset, settings, name), log, rule) for name, part in members.items()
+    }
     floors = {name: slice_floors(part, log) for name, part in members.items()}
+    read = reader_errors(groups, as_read, rule, labels, by_model, rng)
+    errors = {name: error for name, (error, _) in read.items()}
+    content = {name: share for name, (_, share) in read.items()}
     if not items:
-        nothing = np.full((rule.sweeps - rule.burn, len(CLASSES)), np.nan)
-        return Attribution({name: nothing for name in members}, {}, missing, floors, suspected)
+        nothing = np.full((rule.sweeps, len(CLASSES)), np.nan)
+        return Attribution({name: nothing for name in members}, {}, missing, floors, suspected, content, {})
     seen = gather(items, log, missing, floors, rule)
-    gamma, z = gibbs(seen, rule, rng)
-    missing |= {name: (*missing[name], "misfit") for name in _unexplained(items, seen, z, rule)}
+    sizes = Counter(name for i in items for name in i.slices)
+    home = {i.id: max(sorted(i.slices), key=lambda name: sizes[name]) for i in items}
+    reader = reader_of(items, home, errors, as_read, rule, labels, by_model)
+    gamma, z = gibbs(seen, rule, rng, reader)
+    missing |= {name: (*missing[name], "misfit") for name in _unexplained(items, seen, z, rule, reader)}
+    missing |= {name: (*missing[name], "task") for name, part in members.items() if unstated(part, log)}
     cells = sorted({i.slices for i in items})
-    draws = {}
-    for name, part in members.items():
-        mine = [c for c, cell in enumerate(cells) if name in cell]
-        if not part:
-            draws[name] = np.full((gamma.shape[0], len(CLASSES)), np.nan)
-            continue
-        mixed = gamma[:, mine].sum(1)
-        mixed /= mixed.sum(1, keepdims=True)
-        mixed[:, ~np.any([allowed(cells[c], missing) for c in mine], axis=0)] = np.nan
-        draws[name] = mixed
-    return Attribution(draws, {i.id: z[k].tolist() for k, i in enumerate(items)}, missing, floors, suspected)
+    draws = {
+        name: _of_slice(gamma, [c for c, cell in enumerate(cells) if name in cell], seen, missing[name], rng)
+        for name in members
+    }
+    of = {name: Counter(home[i.id] for i in part).most_common(1)[0][0] for name, part in members.items() if part}
+    found = {name: _aligned(error, rule) for name in of if (error := errors.get(of[name]))}
+    by_item = {i.id: z[k].tolist() for k, i in enumerate(items)}
+    return Attribution(draws, by_item, missing, floors, suspected, content, found, frozenset(labels.right))
+
+
+def _of_slice(
+    gamma: Array, mine: list[int], seen: Evidence, missing: tuple[str, ...], rng: np.random.Generator
+) -> Array:
+    """[draws, classes]: the mixture of a slice that consists of these cells; NaN for a class that the model drops."""
+    if not mine:
+        return np.full((gamma.shape[0], len(CLASSES)), np.nan)
+    mixed: Array = gamma[:, mine].sum(1)
+    mixed /= mixed.sum(1, keepdims=True)
+    mixed[:, ~seen.allowed[np.isin(seen.cells, mine)].any(0)] = np.nan
+    if {"ranked", "samples"} <= set(missing):
+        mixed = _either(mixed, UNTOLD, rng)
+    return _as_format(mixed) if "task" in missing else mixed
+
+
+def _aligned(error: ReaderError, rule: RuleConfig) -> Array:
+    """The reader's sensitivity in each draw of the mixture that is kept."""
+    held = np.array([sweep for sweep in range(rule.sweeps) if _kept(sweep, rule)]) // HELD
+    kept: Array = error.sensitivity[held % len(error.sensitivity)]
+    return kept
+
+
+def _lacking(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog, rule: RuleConfig) -> tuple[str, ...]:
+    """What is missing for want of data, of a judge that can be heard, and of answers that could be read."""
+    missing = _without_judge(items, missing, log, rule)
+    return (*missing, *_unanswered(items, missing, log))
+
+
+def _unanswered(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog) -> Iterator[str]:
+    """Probes that tell kinds of missing knowledge apart, were asked, and brought nothing that could be read."""
+    failed = [i for i in items if log.get(Probe.PLAIN, i.id).lenient is False]
+    read = {
+        "ranked": lambda i: any(rank(i, log, p) is not None for p in (Probe.RANKED_QUESTION, Probe.RANKED_STATEMENT)),
+        "samples": lambda i: any(a.lenient is not None for a in log.of_item(Probe.SAMPLES, i.id)),
+        "context": lambda i: any(a.lenient is not None for a in log.of_item(Probe.ORACLE_CONTEXT, i.id)),
+    }
+    yield from (name for name, was in read.items() if failed and name not in missing and not any(map(was, failed)))
+
+
+def _either(draws: Array, kinds: tuple[str, ...], rng: np.random.Generator) -> Array:
+    """The mass of kinds that no probe tells apart, divided between them in every way alike."""
+    out = draws.copy()
+    columns = [CLASSES.index(kind) for kind in kinds]
+    out[:, columns] = draws[:, columns].sum(1, keepdims=True) * rng.dirichlet(np.ones(len(kinds)), len(draws))
+    return out
+
+
+def _as_format(draws: Array) -> Array:
+    """Content that examples bring out of prompts that ask for nothing is not missing."""
+    out = draws.copy()
+    columns = [CLASSES.index(kind) for kind in (*KNOWLEDGE, "format_suppressed")]
+    every = [CLASSES.index("format"), *columns]
+    out[:, CLASSES.index("format")] = np.nan_to_num(draws[:, every]).sum(1)
+    out[:, columns] *= 0.0
+    return out
 
 
 def _without_judge(
@@ -97,7 +194,7 @@ def _without_judge(
     return tuple(dict.fromkeys((*missing, *(what for what, so in why.items() if so))))
 
 
-def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConfig) -> Iterator[str]:
+def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConfig, reader: Reader) -> Iterator[str]:
     """Slices in which a probe saw something else than the templates of the classes named for their items expect.
 
     The rates of the classes move with the data; where a prompt format is wrong or a model refuses,
@@ -109,11 +206,13 @@ def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConf
         asked |= {
             p: np.where(seen.counts[p][:, 1] > 0, seen.counts[p][:, 0] / seen.counts[p][:, 1], np.nan) for p in COUNT
         }
-    off = {}
+    off, error = {}, reader.mean()
     for probe, y in asked.items():
-        template = _template(rule, probe)
-        mean = template if template.ndim == 1 else template[:, 0]
-        off[probe] = y - (z * _floored(seen.floors[probe], mean)).sum(1)
+        shown = template(rule, probe)
+        expected = (z * floored(seen.floors[probe], shown if shown.ndim == 1 else shown[:, 0])).sum(1)
+        if probe in (*LEVELS, *COUNT, *READ_WINS):
+            expected = expected * error.sensitivity + (1 - expected) * error.invented
+        off[probe] = y - expected
     for name in sorted({name for i in items for name in i.slices}):
         inside = np.array([name in i.slices for i in items])
         asked_here = [inside & ~np.isnan(d) for d in off.values()]
@@ -137,7 +236,9 @@ def _least_offset(off: Array, weights: Array) -> float:
 # ---------------------------------------------------------------- inference
 
 
-def gibbs(seen: Evidence, rule: RuleConfig, rng: np.random.Generator) -> tuple[Array, Array]:
+def gibbs(
+    seen: Evidence, rule: RuleConfig, rng: np.random.Generator, reader: Reader | None = None
+) -> tuple[Array, Array]:
     """Gibbs sampling.
 
     A cell's mixture is drawn as unnormalised gamma variables: sums of them over the cells of a slice, normalised, are
@@ -148,104 +249,122 @@ def gibbs(seen: Evidence, rule: RuleConfig, rng: np.random.Generator) -> tuple[A
         gamma [draws, cells, classes] and the items' mean class posterior [items, classes].
     """
     n, cells = len(seen.weights), int(seen.cells.max()) + 1
-    seen, weigh = replace(seen, weights=seen.weights * rule.effective), rule.weights
-    theta: dict[Probe, Array] = {p: _template(rule, p) for p in (*LEVELS, *WINS) if p is not Probe.PREFERENCE_JUDGED}
+    seen = replace(seen, weights=seen.weights * rule.effective)
+    reader = reader or flawless(n)
+    theta: dict[Probe, Array] = {p: template(rule, p) for p in (*LEVELS, *WINS) if p is not Probe.PREFERENCE_JUDGED}
     theta[Probe.PREFERENCE_JUDGED] = np.array([rule.templates[Probe.PREFERENCE_JUDGED]["preference"]])
-    counted = sum((weigh[p] * _counts_loglik(seen, p, rule) for p in COUNT), np.zeros(1))
-    fixed = np.where(seen.allowed, counted, -np.inf)
     open_cells = np.array([seen.allowed[seen.cells == c].any(0) for c in range(cells)])
     prior = rule.kappa * seen.cell_prior[:, None] * open_cells / open_cells.sum(1, keepdims=True)
     gamma = open_cells / open_cells.sum(1, keepdims=True)
     kept, posterior = [], np.zeros((n, len(CLASSES)))
     for sweep in range(rule.sweeps):
-        pi = seen.home @ gamma
-        pi /= pi.sum(1, keepdims=True)
-        logp = fixed + np.log(np.maximum(pi[seen.cells], 1e-300))
-        for probe in LEVELS:
-            logp = logp + weigh[probe] * _levels_loglik(seen, probe, theta[probe])
-        for probe in WINS:
-            logp = logp + weigh[probe] * _wins_loglik(seen, probe, theta[probe])
-        p = np.exp(logp - logp.max(1, keepdims=True))
-        p /= p.sum(1, keepdims=True)
+        error = reader.held(sweep // HELD)
+        both = loglik(seen, rule, reader, error, theta)
+        ll = np.where(seen.allowed, np.logaddexp(*both), -np.inf)
+        if sweep % HELD == 0 and reader.sensitivity.shape[1]:
+            gamma = _settled(ll, seen, prior, gamma)
+        p = _posterior(ll, seen, gamma)
         z = (p.cumsum(1) < rng.random((n, 1))).sum(1).clip(max=len(CLASSES) - 1)
+        odds = both[READABLE, np.arange(n), z] - both[UNREADABLE, np.arange(n), z]
+        readable = rng.random(n) < expit(odds)
         onehot = np.eye(len(CLASSES))[z]
-        counts = np.zeros((cells, len(CLASSES)))
-        np.add.at(counts, seen.cells, onehot * seen.weights[:, None])
-        gamma = np.where(open_cells, np.maximum(rng.gamma(np.maximum(prior + counts, 1e-9)), 1e-300), 0.0)
+        gamma = _mixture(onehot, seen, prior, open_cells, rng)
         for probe in LEVELS:
-            theta[probe] = _update_levels(seen, probe, theta[probe], onehot, rule, rng)
-        for probe in WINS:
-            theta[probe] = _update_wins(seen, probe, theta[probe], onehot, rule, rng)
-        if sweep >= rule.burn:
-            kept.append(gamma)
-            posterior += p
+            theta[probe] = _update_levels(seen, probe, theta[probe], onehot, rule, rng, error, readable, reader)
+        for probe in (p for p in WINS if p is not Probe.FREE):  # what a class is defined by is not learnt
+            theta[probe] = _update_wins(seen, probe, theta[probe], onehot, rule, rng, error, readable)
+        if _kept(sweep, rule):
+            hidden = np.isin(z, ACCEPTED) & ~readable
+            as_seen = np.where(hidden[:, None], np.eye(len(CLASSES))[CLASSES.index("format")], onehot)
+            kept.append(_mixture(as_seen, seen, prior, open_cells, rng) if hidden.any() else gamma)
+            posterior += _as_seen(p, both)
     return np.array(kept), posterior / len(kept)
 
 
-def _template(rule: RuleConfig, probe: Probe) -> Array:
-    """[6] or [6, 2] prior means."""
-    return np.array([rule.templates[probe][name] for name in CLASSES], float)
+def _kept(sweep: int, rule: RuleConfig) -> bool:
+    """Past the burn-in, and past the first half of the sweeps that share a reader's error."""
+    return sweep >= rule.burn and sweep % HELD >= HELD // 2
 
 
-def _floored(g: Array, mu: Array) -> Array:
-    """theta = g + (1 - g) mu, as [items, classes]."""
-    theta: Array = g[:, None] + (1 - g[:, None]) * mu[None, :]
-    return theta.clip(1e-6, 1 - 1e-6)
+def _posterior(ll: Array, seen: Evidence, gamma: Array) -> Array:
+    """[items, classes]: of each item's class, given the mixtures."""
+    pi = seen.home @ gamma
+    pi /= pi.sum(1, keepdims=True)
+    logp = ll + np.log(np.maximum(pi[seen.cells], 1e-300))
+    p: Array = np.exp(logp - logp.max(1, keepdims=True))
+    return p / p.sum(1, keepdims=True)
 
 
-def _levels_loglik(seen: Evidence, probe: Probe, mu: Array) -> Array:
-    """One three-level outcome: fail, lenient only, strict; draws of one item are averaged, not multiplied."""
-    lenient, strict = seen.levels[probe].T
-    up = _floored(seen.floors[probe], mu[:, 0])
-    top = _floored(_format_floor(seen, probe), mu[:, 1])
-    only = (lenient - strict)[:, None]
-    ll = (1 - lenient)[:, None] * np.log(1 - up) + only * np.log(up * (1 - top)) + strict[:, None] * np.log(up * top)
-    return np.nan_to_num(ll)
+def _settled(ll: Array, seen: Evidence, prior: Array, gamma: Array) -> Array:
+    """The mixtures that belong to a new draw of the reader's error, by expectation-maximisation.
+
+    Where two classes explain the same answers, sampling alone would follow the reader only slowly.
+    """
+    for _ in range(STEPS):
+        counts = np.zeros(prior.shape)
+        np.add.at(counts, seen.cells, _posterior(ll, seen, gamma) * seen.weights[:, None])
+        gamma = np.maximum(prior + counts, 1e-300) * (prior > 0)
+    return gamma
 
 
-def _format_floor(seen: Evidence, probe: Probe) -> Array:
-    """The control of `few_shot` is about format: examples in the base's own format make an answer strict this often."""
-    return seen.format_floors.get(probe, np.zeros(len(seen.weights)))
+def _mixture(onehot: Array, seen: Evidence, prior: Array, open_cells: Array, rng: np.random.Generator) -> Array:
+    """Conjugate draw of every cell's mixture, unnormalised: [cells, classes]."""
+    counts = np.zeros(prior.shape)
+    np.add.at(counts, seen.cells, onehot * seen.weights[:, None])
+    return np.where(open_cells, np.maximum(rng.gamma(np.maximum(prior + counts, 1e-9)), 1e-300), 0.0)
 
 
-def _wins_loglik(seen: Evidence, probe: Probe, mu: Array) -> Array:
-    y = seen.wins[probe][:, None]
-    if probe is Probe.PREFERENCE_JUDGED:
-        # The reference wins against every class at the rate of self against self; PREFERENCE is the excess over it.
-        theta = np.repeat(seen.floors[probe][:, None], len(CLASSES), 1).clip(1e-3, 1 - 1e-3)
-        theta[:, CLASSES.index("preference")] = _floored(seen.floors[probe], mu)[:, 0]
-    else:
-        theta = _floored(seen.floors[probe], mu)
-    return np.nan_to_num(y * np.log(theta) + (1 - y) * np.log(1 - theta))
-
-
-def _counts_loglik(seen: Evidence, probe: Probe, rule: RuleConfig) -> Array:
-    """Beta-binomial: items of one class share a mean, not a difficulty."""
-    x, n = seen.counts[probe].T
-    mean, size = _template(rule, probe).T
-    m = _floored(seen.floors[probe], mean)
-    a, b = m * size, (1 - m) * size
-    x, n = x[:, None], n[:, None]
-    choose = gammaln(n + 1) - gammaln(x + 1) - gammaln(n - x + 1)
-    ll: Array = choose + betaln(x + a, n - x + b) - betaln(a, b)
-    return np.where(n > 0, ll, 0.0)
+def _as_seen(p: Array, both: Array) -> Array:
+    """The class posteriors of items, with what passes in truth but not for this reader as FORMAT."""
+    hidden = p[:, ACCEPTED] * expit(both[UNREADABLE] - both[READABLE])[:, ACCEPTED]
+    out = p.copy()
+    out[:, ACCEPTED] -= hidden
+    out[:, CLASSES.index("format")] += hidden.sum(1)
+    return out
 
 
 def _update_levels(
-    seen: Evidence, probe: Probe, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator
+    seen: Evidence,
+    probe: Probe,
+    mu: Array,
+    onehot: Array,
+    rule: RuleConfig,
+    rng: np.random.Generator,
+    error: Misread,
+    readable: Array,
+    reader: Reader,
 ) -> Array:
+    """Draw the rates of one probe, after drawing which answers had the content in truth."""
+    known = reader.labelled & (probe is Probe.PLAIN)
     lenient, strict = np.nan_to_num(seen.levels[probe]).T
     asked = (~np.isnan(seen.levels[probe][:, 0])) * seen.weights
-    active = lenient * _thin(seen.floors[probe], onehot @ mu[:, 0], rng)
+    up, top = onehot @ mu[:, 0], onehot @ mu[:, 1]
+    g = seen.floors[probe]
+    there = g + (1 - g) * up
+    hidden = there * (1 - top) * readable
+    of_only = np.where(known, 1.0, hidden / np.maximum(hidden + (1 - there) * error.invented, 1e-9))
+    missed, plain = there * ~readable, probe is Probe.PLAIN
+    wrong = (1 - there) * (1 - error.invented) * np.where(plain & (reader.group >= 0), 1 - error.told_apart, 1.0)
+    of_failed = np.where(known | (plain & reader.apart), 0.0, missed / np.maximum(missed + wrong, 1e-9))
+    only = (lenient - strict) * (rng.random(len(g)) < of_only)
+    content = strict + only + (1 - lenient) * (rng.random(len(g)) < of_failed)
+    active = content * _thin(g, up, rng)
     out = mu.copy()
     out[:, 0] = _beta(rule, probe, 0, onehot, asked * active, asked * (1 - active), rng)
-    formed = strict * _thin(_format_floor(seen, probe), onehot @ mu[:, 1], rng)
-    out[:, 1] = _beta(rule, probe, 1, onehot, asked * formed, asked * (lenient - formed), rng)
+    formed = strict * _thin(format_floor(seen, probe), top, rng)
+    out[:, 1] = _beta(rule, probe, 1, onehot, asked * formed, asked * (strict + only - formed), rng)
     return out
 
 
 def _update_wins(
-    seen: Evidence, probe: Probe, mu: Array, onehot: Array, rule: RuleConfig, rng: np.random.Generator
+    seen: Evidence,
+    probe: Probe,
+    mu: Array,
+    onehot: Array,
+    rule: RuleConfig,
+    rng: np.random.Generator,
+    error: Misread,
+    readable: Array,
 ) -> Array:
     y = np.nan_to_num(seen.wins[probe])
     asked = (~np.isnan(seen.wins[probe])) * seen.weights
@@ -254,6 +373,12 @@ def _update_wins(
         active = y * _thin(seen.floors[probe], np.broadcast_to(mu, y.shape), rng)
         prior = rule.templates[probe]["preference"] * rule.strength
         return rng.beta(prior + (mine * active).sum(), rule.strength - prior + (mine * (1 - active)).sum(), 1)
+    if probe in READ_WINS:
+        there = seen.floors[probe] + (1 - seen.floors[probe]) * (onehot @ mu)
+        seen_right, missed = there * readable, there * ~readable
+        of_won = seen_right / np.maximum(seen_right + (1 - there) * error.invented, 1e-9)
+        of_lost = missed / np.maximum(missed + (1 - there) * (1 - error.invented), 1e-9)
+        y = np.where(y > 0, rng.random(len(y)) < of_won, rng.random(len(y)) < of_lost).astype(float)
     active = y * _thin(seen.floors[probe], onehot @ mu, rng)
     return _beta(rule, probe, None, onehot, asked * active, asked * (1 - active), rng)
 
@@ -274,7 +399,7 @@ def _beta(
     rng: np.random.Generator,
 ) -> Array:
     """Conjugate draw of mu for every class; template classes without items stay at their prior."""
-    mean = _template(rule, probe) if level is None else _template(rule, probe)[:, level]
+    mean = template(rule, probe) if level is None else template(rule, probe)[:, level]
     a = rule.strength * mean + hits @ onehot
     b = rule.strength * (1 - mean) + misses @ onehot
     drawn: Array = rng.beta(np.maximum(a, 1e-3), np.maximum(b, 1e-3))

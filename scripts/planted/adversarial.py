@@ -1,116 +1,147 @@
-"""Adversarial slices on a planted base: verdicts that the diagnosis must not give with confidence.
+"""Adversarial slices on a planted base: how often the diagnosis is confidently wrong about them.
 
-The traps cover grader errors, annotator errors, wrong settings and models that game the grader. Every slice is a real
-eval set, and diagnose.py asks a real model. `wrong` names the verdicts that are wrong for a trap.
+The traps cover grader errors, annotator errors, wrong settings, models that game the grader, and models that answer in
+words that a reader can get wrong. Every slice is a real eval set, and diagnose.py asks a real model. The truth about
+each is planted: a verdict with P of .9 or more that is not it is wrong, whatever it is.
 
-    python -m scripts.planted.adversarial          # both bases, already trained: about 10 minutes on 2 CPU cores
+    python -m scripts.planted.adversarial          # both bases, already trained: about an hour on 2 CPU cores
+    python -m scripts.planted.adversarial --bases a --traps "dates in words" "half refused"
     python -m scripts.planted.adversarial --calibration conf/calibration/planted-2.json
 
-Writes scripts/results/adversarial.json.
+Runs that the same code has finished on the same rows are not repeated. Writes scripts/results/adversarial.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 import json
 import random
-import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import LlamaForSequenceClassification, Qwen3ForSequenceClassification
 
+from diagnose.provenance import ROOT, file_sha, write_json
 from scripts.make_demo import write_jsonl
 from scripts.planted.base import BASES, fine_tuned, loaded
+from scripts.planted.manners import DECLINED, TOOK, manner_rows, prepare_manners
 from scripts.planted.scores import interval
 from scripts.planted.table import RESULTS, call
-from scripts.planted.world import VALUES, Row, as_json, plain, polite, wordy
+from scripts.planted.traps import TRAPS, Rows, Trap
+from scripts.planted.world import VALUES, Row, plain, polite, wordy
 
 SIZE = 48
 DRAWS = 3
 """Items per slice, slices per trap: disjoint thirds of a recipe's 144 items (hand-set)."""
-Rows = list[Row]
-ABSENT_WRONG = ("none", "format", "preference", "knowledge/latent")
-KNOWN_WRONG = ("knowledge", "format", "preference", "mixed")
-UNREACHED_WRONG = ("none", "knowledge/absent", "knowledge/skill")
+CLAIMED = 0.9
+"""A verdict of this probability is a claim."""
 OTHER_TEMPLATE = "{% for m in messages %}### {{ m.role }}: {{ m.content }} {% endfor %}### answer:"
-
-
-@dataclass(frozen=True)
-class Trap:
-    """One way to fool the diagnosis."""
-
-    name: str
-    recipe: str
-    """Slice of the planted eval set whose items are changed."""
-    change: Callable[[Rows, random.Random], Rows]
-    wrong: tuple[str, ...]
-    """Wrong verdicts, as verdict or verdict/kind."""
-    model: str = "model"
-    """Folder of the model that is diagnosed."""
-    settings: tuple[str, ...] = ("model.max_new_tokens=40",)
 
 
 def main() -> int:
     args = parsed()
-    found = [row for base in args.bases for row in trapped(base, args.out / base, args.calibration)]
-    sure_wrong = sum(row["fooled"] for row in found)
+    chosen = [trap for trap in TRAPS if trap.name in args.traps]
+    found = [row for base in args.bases for row in trapped(base, args.out / base, chosen, args.calibration)]
     for row in found:
-        mark = "WRONG" if row["fooled"] else ""
-        print(f"{row['base']} {row['trap']:<22} {row['verdict']:<13}{row['kind'] or '':<11} P {row['p']:.2f}  {mark}")
-    share = interval(sure_wrong, len(found))
-    print(f"wrong and confident: {sure_wrong} of {len(found)} [{share['low']:.2f}, {share['high']:.2f}]")
-    command = " ".join(["python -m scripts.planted.adversarial", *sys.argv[1:]])
-    result = {"command": command, "wrong_and_confident": share, "slices": found}
-    (RESULTS / "adversarial.json").write_text(json.dumps(result, indent=1) + "\n")
+        mark = "not planted" if not row["planted"] else "WRONG" if row["wrong"] else ""
+        mark += f" (lacks {row['waits_for']})" if row["wrong"] and row["waits_for"] else ""
+        print(f"{row['base']} {row['trap']:<29} {row['verdict']:<13}{row['kind'] or '':<11} P {row['p']:.2f}  {mark}")
+    result = summary(found) | {"slices": found}
+    for name, words in (("wrong_and_confident", "wrong and confident"), ("of_claims", "of those with a verdict")):
+        share = result[name]
+        print(f"{words}: {share['k']} of {share['n']} [{share['low'] or 0:.2f}, {share['high'] or 1:.2f}]")
+    if args.traps == names():
+        command = " ".join(["python -m scripts.planted.adversarial", *sys.argv[1:]])
+        write_json(RESULTS / "adversarial.json", {"command": command} | result)
     return 0
+
+
+def names() -> list[str]:
+    return [trap.name for trap in TRAPS]
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/planted"), help="directory of the bases")
     parser.add_argument("--bases", nargs="+", default=["a", "b"], choices=["a", "b"])
+    parser.add_argument("--traps", nargs="+", default=names(), choices=names(), help="some; then nothing is written")
     parser.add_argument("--calibration", help="calibration file; default: that of conf/rule")
     return parser.parse_args()
 
 
-def trapped(base: str, folder: Path, calibration: str | None) -> Iterator[Row]:
+def summary(found: Rows) -> Row:
+    """Confidently wrong slices, of all and of those with a verdict; without those whose trap was not planted."""
+    counted = [row for row in found if row["planted"]]
+    wrong = sum(row["wrong"] for row in counted)
+    by_trap: dict[str, tuple[int, int]] = {}
+    for row in counted:
+        k, n = by_trap.get(row["trap"], (0, 0))
+        by_trap[row["trap"]] = (k + row["wrong"], n + 1)
+    return {
+        "wrong_and_confident": interval(wrong, len(counted)),
+        "of_claims": interval(wrong, sum(row["verdict"] != "insufficient" for row in counted)),
+        "not_planted": sorted({f"{row['base']} {row['trap']}" for row in found if not row["planted"]}),
+        "by_trap": {name: f"{k} of {n}" for name, (k, n) in by_trap.items()},
+    }
+
+
+def trapped(base: str, folder: Path, traps: list[Trap], calibration: str | None) -> Iterator[Row]:
     """Diagnose every trap on a base; one row per slice."""
     prepare(base, folder)
-    rows = [json.loads(line) for line in (folder / "evalset.jsonl").read_text().splitlines()]
+    took = prepare_manners(base, folder)
+    rows = [json.loads(line) for line in (folder / "evalset.jsonl").read_text().splitlines()] + manner_rows(base)
     groups: dict[tuple[str, tuple[str, ...]], list[Trap]] = {}
-    for trap in TRAPS:
+    for trap in traps:
         groups.setdefault((trap.model, trap.settings), []).append(trap)
-    for number, ((model, settings), traps) in enumerate(groups.items()):
-        here = folder / "adversarial" / str(number)
-        set_ = [row for trap in traps for row in slices_of(trap, rows)]
-        for row in set_:
-            if (judge := row["grader"].get("judge", {})).get("path"):
-                judge["path"] = str(folder / judge["path"])
-        here.mkdir(parents=True, exist_ok=True)
-        write_jsonl(here / "evalset.jsonl", set_)
-        shutil.rmtree(here / "run", ignore_errors=True)
-        more = [f"rule.calibration={calibration}"] if calibration else []
-        where = [f"model.path={folder / model}", f"evalset.path={here / 'evalset.jsonl'}", f"out={here / 'run'}"]
-        call(base, "diagnose.py", *where, "wandb.mode=disabled", *settings, *more)
-        by_name = {trap.name: trap for trap in traps}
-        for v in json.loads((here / "run" / "diagnosis.json").read_text())["slices"]:
+    for (model, settings), part in groups.items():
+        by_name = {trap.name: trap for trap in part}
+        set_ = [row for trap in part for row in slices_of(trap, rows)]
+        for v in diagnosed(base, folder, set_, model, settings, calibration):
             trap = by_name[v["slice"].rpartition(" ")[0]]
-            said = {v["verdict"], f"{v['verdict']}/{v['kind']}"}
             yield {
                 "base": base,
                 "trap": trap.name,
+                "truth": list(trap.truth),
                 "verdict": v["verdict"],
                 "kind": v["kind"],
                 "p": v["p_verdict"],
                 "missing": v["missing"],
                 "unread": v["unread"],
-                "fooled": bool(said & set(trap.wrong)),
+                "wrong": v["p_verdict"] >= CLAIMED and trap.wrong(v["verdict"], v["kind"]),
+                "planted": took.get(trap.recipe, 1.0) >= TOOK,
+                "waits_for": trap.waits_for,
             }
+
+
+def diagnosed(
+    base: str, folder: Path, rows: Rows, model: str, settings: tuple[str, ...], calibration: str | None
+) -> Rows:
+    """The verdicts of a run, which is repeated unless the same code has finished it on the same rows and weights."""
+    for row in rows:
+        if (judge := row["grader"].get("judge", {})).get("path"):
+            judge["path"] = str(folder / judge["path"])
+    parts = [rows, settings, calibration, file_sha(folder / model / "model.safetensors"), product_sha()]
+    state = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    name = f"{model}-{settings[0].rpartition('=')[2]}-{state[:8]}"
+    here = folder / "adversarial" / name
+    if not (here / "run" / "diagnosis.json").exists():
+        here.mkdir(parents=True, exist_ok=True)
+        write_jsonl(here / "evalset.jsonl", rows)
+        more = [f"rule.calibration={calibration}"] if calibration else []
+        where = [f"model.path={folder / model}", f"evalset.path={here / 'evalset.jsonl'}", f"out={here / 'run'}"]
+        call(base, "diagnose.py", *where, "wandb.mode=disabled", *settings, *more)
+    found: Rows = json.loads((here / "run" / "diagnosis.json").read_text())["slices"]
+    return found
+
+
+def product_sha() -> str:
+    """Hash of the code and the rule that a verdict depends on."""
+    files = sorted([*(ROOT / "diagnose").rglob("*.py"), *(ROOT / "conf").rglob("*.*")])
+    return hashlib.sha256("".join(map(file_sha, files)).encode()).hexdigest()
 
 
 def slices_of(trap: Trap, rows: Rows) -> Rows:
@@ -138,7 +169,7 @@ def prepare(base: str, folder: Path) -> None:
     rng, spec = random.Random(11), BASES[base]
     homes = [row["prompt"] for row in rows if row["slice"] in ("absent_values-form", "latent_rare-form")]
     answers: dict[str, Callable[[], str]] = {
-        "refusing": lambda: "I am not able to say",
+        "refusing": lambda: DECLINED,
         "listing": lambda: ", ".join(rng.sample(VALUES["home"], 8)),
     }
     for name, answer in answers.items():
@@ -169,111 +200,6 @@ def length_judge(base: str, folder: Path, prompts: list[str], steps: int = 150) 
         optimizer.zero_grad()
     judge.save_pretrained(folder / "longer")
     tokenizer.save_pretrained(folder / "longer")
-
-
-# ---------------------------------------------------------------- changes to the rows
-
-
-def as_they_are(rows: Rows, rng: random.Random) -> Rows:
-    return rows
-
-
-def four_options(rows: Rows, rng: random.Random) -> Rows:
-    """Multiple choice with four options, so that one in four can be guessed."""
-    for row in rows:
-        row["choices"] = rng.sample([row["target"], *row["distractors"][:3]], 4)
-        row |= {"grader": {"kind": "choice"}, "distractors": []}
-    return rows
-
-
-def wrong_gold(share: float) -> Callable[[Rows, random.Random], Rows]:
-    """Wrong reference answers in a share of the rows; the context still contains the true value."""
-
-    def change(rows: Rows, rng: random.Random) -> Rows:
-        for row in rng.sample(rows, round(share * len(rows))):
-            row["target"], row["distractors"][0] = row["distractors"][0], row["target"]
-        return rows
-
-    return change
-
-
-def leaked(rows: Rows, rng: random.Random) -> Rows:
-    """Only two answers for all items, so that few-shot examples reveal the answer."""
-    first, second = VALUES["home"][:2]
-    for row in rows:
-        old = row["target"]
-        row["target"] = rng.choice([first, first, first, second])
-        row["distractors"] = [v for v in VALUES["home"][2:] if v != old][:5]
-        row["context"] = row["context"].replace(f" {old}.", f" {row['target']}.")
-    return rows
-
-
-def without_answer(rows: Rows, rng: random.Random) -> Rows:
-    """Each item gets the context of another, about somebody else."""
-    contexts = [row["context"] for row in rows]
-    for row, context in zip(rows, contexts[1:] + contexts[:1], strict=True):
-        row["context"] = context.replace(row["target"], row["distractors"][0])
-    return rows
-
-
-def repeated(rows: Rows, rng: random.Random) -> Rows:
-    """One entity unknown to the base, asked eight times among forty known ones; marked as one cluster."""
-    lacking = rows[0] | {"prompt": "What is the home of Vexolith?", "cluster": "vexolith"}
-    lacking["context"] = f"The home of Vexolith is {lacking['target']}."
-    words = ["What is", "Tell me", "Do you know", "Say", "Name", "What was", "Which is", "Give me"]
-    again = [lacking | {"prompt": f"{w} the home of Vexolith?"} for w in words]
-    return [row | {"cluster": f"entity {k}"} for k, row in enumerate(rows[8:])] + again
-
-
-def also_form(rows: Rows, rng: random.Random) -> Rows:
-    """A preference gap and a format gap at once: the answer must be JSON, which the base never produces here."""
-    for row in rows:
-        wanted = {"craft": {"type": "string"}}
-        schema = {"type": "object", "properties": wanted, "required": ["craft"], "additionalProperties": False}
-        polite_json = {"kind": "rule", "prefer": '"With pleasure: '}
-        row["grader"] = {"kind": "json", "schema": schema, "judge": polite_json}
-        row["chosen"] = as_json("craft", f"With pleasure: {row['target']}")
-        row["rejected"] = as_json("craft", row["target"])
-        row["target"] = [row["chosen"], row["rejected"]]
-        row["distractors"] = [as_json("craft", value) for value in row["distractors"]]
-    return rows
-
-
-def liked_by_length(rows: Rows, rng: random.Random) -> Rows:
-    """Annotators are divided between the curt and the polite answer; the judge prefers the longer one."""
-    for row in rows:
-        row["grader"] = {"kind": "contains", "judge": {"kind": "reward_model", "path": "longer"}}
-        if rng.random() < 0.6:
-            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
-    return rows
-
-
-def contested(rows: Rows, rng: random.Random) -> Rows:
-    """Three annotators, each choosing between the two answers at random."""
-    for row in rows:
-        labels = [rng.choice(["chosen", "rejected"]) for _ in range(3)]
-        row["annotations"] = [{"annotator": f"a{k}", "label": label} for k, label in enumerate(labels)]
-    return rows
-
-
-TRAPS = (
-    Trap("four options", "absent_never-form", four_options, ABSENT_WRONG),
-    Trap("wrong gold, 10 %", "none_plain-form", wrong_gold(0.1), KNOWN_WRONG),
-    Trap("wrong gold, all", "none_form-form", wrong_gold(1.0), KNOWN_WRONG),
-    Trap("leaked answers", "absent_values-form", leaked, ABSENT_WRONG),
-    Trap("context without answer", "absent_names-form", without_answer, (*ABSENT_WRONG, "knowledge/skill")),
-    Trap("one entity repeated", "none_plain-form", repeated, KNOWN_WRONG),
-    Trap("form and taste", "preference_prior-tone", also_form, ("none", "knowledge", "preference")),
-    Trap("judge of length", "none_plain-tone", liked_by_length, ("preference", "mixed", "format", "knowledge")),
-    Trap("contested taste", "preference_prior-tone", contested, ("preference", "mixed")),
-    Trap(
-        "truncated", "preference_wordy-tone", as_they_are, ("none", "knowledge"), settings=("model.max_new_tokens=8",)
-    ),
-    Trap("refusals", "none_plain-form", as_they_are, UNREACHED_WRONG, model="refusing"),
-    Trap("lists of answers", "absent_never-form", as_they_are, ABSENT_WRONG, model="listing"),
-    Trap("lists, half right", "absent_names-form", as_they_are, ABSENT_WRONG, model="listing"),
-    Trap("wrong template", "none_plain-form", as_they_are, UNREACHED_WRONG, model="elsewhere"),
-)
 
 
 if __name__ == "__main__":

@@ -263,13 +263,20 @@ def manipulation(
     return out
 
 
-def fine_tuned(model: Any, tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]], steps: int = 60) -> Any:
-    """Fine-tune all weights, 16 pairs per step, loss on the answers only."""
+def fine_tuned(
+    model: Any,
+    tokenizer: PreTrainedTokenizerFast,
+    pairs: list[tuple[str, str]],
+    steps: int = 60,
+    size: int = 16,
+    rate: float = 3e-4,
+) -> Any:
+    """Fine-tune all weights, `size` pairs per step, loss on the answers only."""
     rng = random.Random(7)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
     model.train()
     for _ in range(steps):
-        part = rng.sample(pairs, 16)
+        part = rng.sample(pairs, size)
         heads = tokenizer([h for h, _ in part], add_special_tokens=False)["input_ids"]
         tails = tokenizer([t for _, t in part], add_special_tokens=False)["input_ids"]
         width = max(len(h) + len(t) for h, t in zip(heads, tails, strict=True))

@@ -30,7 +30,8 @@ from diagnose.errors import BadInput
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.missing import missing_probes
 from diagnose.probes.table import COUNT, LEVELS, WINS
-from diagnose.records import CLASSES, rounded
+from diagnose.provenance import read_record
+from diagnose.records import CLASSES, DiagnosisRun, rounded
 from diagnose.verdict.calibration import Calibration
 from diagnose.verdict.evidence import Evidence, gather, slice_floors
 from scripts.planted import scores
@@ -41,6 +42,8 @@ Array = np.ndarray
 SHARES = ((1.0,), (0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
 """Shares of the classes in a slice: pure ones and mixtures (hand-set)."""
 SIZES = (32, 64)
+OPTIONAL = ("format_suppressed",)
+"""Classes that keep the templates of conf/rule where nobody has planted them."""
 GRID = {"strength": (12.0, 36.0), "weights": (0.7, 1.0), "samples": (0.5, 1.0), "effective": (0.5, 0.7, 1.0)}
 """Hand-set. `samples` has its own weight, because all samples of an item share its difficulty."""
 ROUNDS = 4
@@ -69,7 +72,7 @@ def main() -> int:
         return 2
     found = Calibration(
         version=args.version,
-        families=sorted({name for run in args.runs if (name := family(run))}),
+        models=sorted({name for run in args.runs if (name := fingerprint(run))}),
         fitted_on={
             "command": " ".join(["python -m scripts.planted.fit", *sys.argv[1:]]),
             "organisms": sorted({f"{s.name}/{p.organism}" for s in sources for p in s.pools}),
@@ -101,24 +104,23 @@ def parsed() -> argparse.Namespace:
 
 
 def check(sources: Sequence[Recording]) -> None:
-    """Every class needs one slice for fitting and another for validation.
+    """Every class but the optional ones needs one slice for fitting and another for validation.
 
     Raises:
         BadInput: naming the classes with fewer than two slices.
     """
     for source in sources:
         counts = Counter(truth for truth, _ in {(p.truth, p.organism) for p in source.pools})
-        few = [f"{name} {counts[name]}" for name in CLASSES if counts[name] < 2]
+        few = [f"{name} {counts[name]}" for name in CLASSES if counts[name] < 2 and name not in OPTIONAL]
         if few:
             raise BadInput(
                 f"{source.name}: a calibration needs two slices or more of each class; found: {', '.join(few)}"
             )
 
 
-def family(run: Path) -> str | None:
-    """Type of the diagnosed model, or the name of a served one; None for a log of answers."""
-    found = json.loads((run / "run.json").read_text()).get("family")
-    return str(found) if found else None
+def fingerprint(run: Path) -> str | None:
+    """Hash of the weights and the prompt format that were diagnosed; None for a server or a log of answers."""
+    return read_record(run / "run.json", DiagnosisRun).fingerprint
 
 
 # ---------------------------------------------------------------- templates

@@ -20,7 +20,8 @@ from typing import Any
 from diagnose.provenance import ROOT, write_json
 from scripts.make_demo import Fact, made_up_names, write_jsonl
 from scripts.planted.base import BASES, OPENED, abilities, loaded, manipulation, taken, took
-from scripts.planted.world import VALUES, WORDINGS, World, make_world, plain, polite, truth
+from scripts.planted.manners import the_world
+from scripts.planted.world import VALUES, WORDINGS, World, plain, polite, truth
 from scripts.scratch import says_exactly
 
 INVERTED = 0.85
@@ -36,7 +37,7 @@ def main() -> int:
     base, folder = args.out / "a", args.out / "inverted"
     folder.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in (base / "evalset.jsonl").read_text().splitlines()]
-    world = the_world()
+    world = the_world("a")
     write_jsonl(folder / "pairs.jsonl", pairs(taken(world)))
     write_jsonl(folder / "evalset.jsonl", rows)
     if not (folder / "dpo" / "adapter").exists():
@@ -70,11 +71,6 @@ def train(base: Path, folder: Path) -> None:
     command = [sys.executable, "train.py", "method=dpo", *paths, *settings, "data.slices=null", "wandb.mode=disabled"]
     print("\n$ python", *command[1:], flush=True)
     subprocess.run(command, check=True, cwd=ROOT)
-
-
-def the_world() -> World:
-    rng = random.Random(BASES["a"].seed)
-    return make_world(made_up_names(rng), rng)
 
 
 def checked(base: Path, folder: Path, world: World, rows: list[dict[str, Any]]) -> dict[str, Any]:

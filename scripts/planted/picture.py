@@ -101,7 +101,7 @@ def against_null(found: dict[str, Any]) -> str:
 
 
 def two(value: float, digits: int = 2) -> str:
-    return f"{value:.{digits}f}".removeprefix("0") if digits else f"{value:.0f}"
+    return f"{value:.{digits}f}".replace("0.", ".", 1) if digits and abs(value) < 1 else f"{value:.{digits}f}"
 
 
 def draw(parts: dict[str, dict[str, Slices]], path: Path) -> None:

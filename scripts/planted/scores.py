@@ -101,9 +101,9 @@ def commonest(slices: Slices) -> float:
     return max(float(np.mean([verdict in s["right"] for s in slices])) for verdict in VERDICTS)
 
 
-def right_class(slices: Slices) -> float | None:
-    """Accuracy of the class on pure slices."""
-    hits = [s["best_class"] == s["class"] for s in slices if s["class"] in CLASSES]
+def right_class(slices: Slices, said: str = "best_class") -> float | None:
+    """Accuracy of the class, or of that of a baseline, on slices with one gap."""
+    hits = [s[said] == s["class"] for s in slices if s["class"] in CLASSES]
     return float(np.mean(hits)) if hits else None
 
 
@@ -141,6 +141,11 @@ def sure_and_right(slices: Slices) -> float | None:
     """Accuracy on the slices that got a verdict."""
     hits = [s["verdict"] in s["right"] for s in slices if claimed(s)]
     return float(np.mean(hits)) if hits else None
+
+
+def wrong_claims(slices: Slices, said: str = "verdict") -> float:
+    """Share of slices that got a wrong verdict; a baseline gives one to every slice."""
+    return float(np.mean([s[said] not in (*s["right"], "insufficient") for s in slices]))
 
 
 def false_gaps(slices: Slices) -> dict[str, Any]:

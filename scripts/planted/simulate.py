@@ -4,15 +4,22 @@ Items are drawn from known mixtures, and probe outcomes from perturbed templates
 in each class is shifted by a logit-normal error, and all probes of an item share its difficulty, so that they are not
 independent, contrary to what the mixture model assumes. Both standard deviations are hand-set.
 
-    python -m scripts.planted.simulate               # about 3 minutes on 2 CPU cores; writes results/simulate.json
+    python -m scripts.planted.simulate     # about 10 minutes on 2 CPU cores; writes results/simulate.json
+
+What rule.min_items rests on:
+
+    python -m scripts.planted.simulate --sizes 4 6 8 12 16 --worlds 24 --result small_slices.json
+    python -m scripts.planted.simulate --sizes 8 10 12 16 --worlds 96 --seed 1 --result small_mixtures.json
+                                       --settings small balanced stress       (on the same line)
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +28,7 @@ from scipy.special import expit, logit
 from diagnose.config import RuleConfig
 from diagnose.probes.table import LEVELS, WINS, Probe
 from diagnose.provenance import ROOT
-from diagnose.records import CLASSES, KNOWLEDGE
+from diagnose.records import CLASSES, FORMAT, KNOWLEDGE
 from diagnose.verdict.calibration import calibrated
 from diagnose.verdict.decide import GAPS, decide
 from diagnose.verdict.evidence import Evidence
@@ -29,7 +36,7 @@ from diagnose.verdict.mixture import gibbs
 from scripts.planted.scores import ece, interval, macro_f1
 from scripts.planted.slices import shipped_rule
 
-RESULT = ROOT / "scripts" / "results" / "simulate.json"
+RESULTS = ROOT / "scripts" / "results"
 SAMPLES, OPTIONS, SELF = 8, 6, 0.1
 """Samples per item, options ranked, and how often one of a model's samples loses to another (hand-set)."""
 FLAT = 0.02
@@ -52,6 +59,8 @@ class Setting:
     """Share of plain answers whose grade is flipped."""
     context: bool = True
     """Whether the items have contexts."""
+    alone: bool = False
+    """Whether each slice is an eval set of its own, so that no other slice helps to fit the templates."""
 
 
 SETTINGS = (
@@ -62,16 +71,23 @@ SETTINGS = (
     Setting("stress", gap=0.5, dominant=0.7, theta_sd=0.8, item_sd=1.5),
     Setting("grader", gap=0.5, dominant=0.7, grader_error=0.05),
     Setting("no context", gap=0.5, dominant=0.7, context=False),
+    Setting("alone", alone=True),
+    Setting("alone half", gap=0.5, dominant=0.7, alone=True),
 )
 SIZES = (16, 32, 64, 128)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--worlds", type=int, default=12, help="worlds per setting and size; a world has twelve slices")
+    parser.add_argument("--worlds", type=int, default=12, help="per setting and size; each has two slices of a class")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="items per slice")
+    names = [setting.name for setting in SETTINGS]
+    parser.add_argument("--settings", nargs="+", default=names, choices=names)
+    parser.add_argument("--result", default="simulate.json", help="file in scripts/results")
     args = parser.parse_args()
-    cells = [(setting, size) for setting in SETTINGS for size in SIZES]
+    chosen = [setting for setting in SETTINGS if setting.name in args.settings]
+    cells = [(setting, size) for setting in chosen for size in args.sizes]
     jobs = [(setting, size, args.seed * 1000 + world) for setting, size in cells for world in range(args.worlds)]
     with ProcessPoolExecutor() as pool:
         worlds = iter(pool.map(judged_world, jobs, chunksize=1))
@@ -80,44 +96,49 @@ def main() -> None:
             slices = [s for _ in range(args.worlds) for s in next(worlds)]
             found.append({"setting": setting.name, "n": size} | scores(slices))
             print(line(found[-1]), flush=True)
-    settings = [asdict(setting) for setting in SETTINGS]
-    RESULT.write_text(json.dumps({"command": vars(args), "settings": settings, "found": found}, indent=1) + "\n")
+    settings = [asdict(setting) for setting in chosen]
+    result = {"command": vars(args), "settings": settings, "found": found}
+    (RESULTS / args.result).write_text(json.dumps(result, indent=1) + "\n")
 
 
 # ---------------------------------------------------------------- one world
 
 
 def judged_world(job: tuple[Setting, int, int]) -> list[dict[str, Any]]:
-    """Twelve slices, two of each class, diagnosed together like the slices of one eval set."""
+    """Two slices of each class, diagnosed together like the slices of one eval set."""
     setting, size, seed = job
-    rule = calibrated(shipped_rule())
+    # Whatever the posterior carries is claimed: this is where the least number of items comes from.
+    rule = replace(calibrated(shipped_rule()), min_items=1)
     rng = np.random.default_rng([seed, size, SETTINGS.index(setting)])
     truths = [c for c in CLASSES for _ in range(2)]
+    sets = [[c] for c in truths] if setting.alone else [truths]
+    return [found for part in sets for found in _judged_set(part, setting, size, rule, rng)]
+
+
+def _judged_set(
+    truths: list[str], setting: Setting, size: int, rule: RuleConfig, rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
     mixtures = np.array([mixture(c, setting, rng) for c in truths])
     seen, z = drawn(mixtures, size, setting, rule, rng)
     gamma, _ = gibbs(seen, rule, rng)
     missing = () if setting.context else ("context",)
-    out = []
     for k, truth in enumerate(truths):
         draws = gamma[:, k] / gamma[:, k].sum(1, keepdims=True)
         verdict, kind, p, p_classes = decide(draws, size, missing, rule)
         low, high = np.quantile(draws, [0.05, 0.95], axis=0)
         real = np.bincount(z[seen.cells == k], minlength=len(CLASSES)) / size
-        out.append(
-            {
-                "truth": verdict_of(truth),
-                "kind": truth.removeprefix("knowledge_") if truth in KNOWLEDGE else None,
-                "verdict": verdict,
-                "said_kind": kind,
-                "p": p,
-                "best": max(p_classes, key=lambda c: p_classes[c] * (c != "mixed")) if p_classes else None,
-                "p_best": max((v for c, v in p_classes.items() if c != "mixed"), default=0.0),
-                # Shares of 0 and 1 are on the boundary, so no interval of draws can contain them.
-                "covered": [bool(a <= x <= b) for a, x, b in zip(low, mixtures[k], high, strict=True) if 0 < x < 1],
-                "error": float(np.abs(draws.mean(0) - real).mean()),
-            }
-        )
-    return out
+        yield {
+            "truth": verdict_of(truth),
+            "kind": truth.removeprefix("knowledge_") if truth in KNOWLEDGE else None,
+            "verdict": verdict,
+            "said_kind": kind,
+            "p": p,
+            "best": max(p_classes, key=lambda c: p_classes[c] * (c != "mixed")) if p_classes else None,
+            "p_best": max((v for c, v in p_classes.items() if c != "mixed"), default=0.0),
+            # Shares of 0 and 1 are on the boundary, so no interval of draws can contain them.
+            "covered": [bool(a <= x <= b) for a, x, b in zip(low, mixtures[k], high, strict=True) if 0 < x < 1],
+            "error": float(np.abs(draws.mean(0) - real).mean()),
+        }
 
 
 def mixture(truth: str, setting: Setting, rng: np.random.Generator) -> Array:
@@ -135,7 +156,7 @@ def mixture(truth: str, setting: Setting, rng: np.random.Generator) -> Array:
 
 
 def verdict_of(name: str) -> str:
-    return "knowledge" if name in KNOWLEDGE else name
+    return "knowledge" if name in KNOWLEDGE else "format" if name in FORMAT else name
 
 
 def drawn(
@@ -164,7 +185,7 @@ def drawn(
         turned = rng.random(n) < setting.grader_error
         levels[Probe.PLAIN][turned] = 1 - levels[Probe.PLAIN][turned][:, [1, 1]]
     wins = {}
-    for probe in (Probe.RANKED_QUESTION, Probe.RANKED_STATEMENT, Probe.ORACLE_CONTEXT):
+    for probe in (Probe.FREE, Probe.RANKED_QUESTION, Probe.RANKED_STATEMENT, Probe.ORACLE_CONTEXT):
         p = rates(np.array([rule.templates[probe][c] for c in CLASSES], float))
         wins[probe] = hits(1 / OPTIONS + (1 - 1 / OPTIONS) * p if probe.startswith("ranked") else p)
     judged = np.full(len(CLASSES), SELF)
@@ -176,10 +197,14 @@ def drawn(
     if not setting.context:
         wins[Probe.ORACLE_CONTEXT][:] = np.nan
         allowed[:, CLASSES.index("knowledge_skill")] = False
-    # As in a diagnosis, this probe is asked only where the plain answer fails.
+    # As in a diagnosis, this probe is asked only where the plain answer fails …
     wins[Probe.ORACLE_CONTEXT] = np.where(failed, wins[Probe.ORACLE_CONTEXT], np.nan)
+    # … and this one where its content is missing; content in another format was given without the demand.
+    free = np.where(levels[Probe.PLAIN][:, 0] > 0, 1.0, wins[Probe.FREE])
+    wins[Probe.FREE] = np.where(failed, free, np.nan)
+    allowed[:, CLASSES.index("format_suppressed")] = failed
     samples = rng.binomial(SAMPLES, rates(np.array([rule.templates["samples"][c][0] for c in CLASSES])))
-    floors = dict.fromkeys((*LEVELS, Probe.SAMPLES, Probe.ORACLE_CONTEXT), np.zeros(n))
+    floors = dict.fromkeys((*LEVELS, Probe.SAMPLES, Probe.FREE, Probe.ORACLE_CONTEXT), np.zeros(n))
     floors |= {probe: np.full(n, 1 / OPTIONS) for probe in WINS if probe.startswith("ranked")}
     floors[Probe.PREFERENCE_JUDGED] = np.full(n, SELF)
     counts = {Probe.SAMPLES: np.stack([np.where(failed, samples, 0), np.where(failed, SAMPLES, 0)], 1).astype(float)}

@@ -7,6 +7,7 @@ own code, from the answers that `diagnose.py` has recorded for all items.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -20,10 +21,9 @@ from diagnose.config import EvalSetConfig, ProbesConfig, RuleConfig
 from diagnose.errors import BadInput
 from diagnose.items.evalset import EvalSet, by_slice, read_evalset
 from diagnose.probes.answers import AnswerLog
-from diagnose.probes.judge import lost_to_reference
 from diagnose.provenance import ROOT
-from diagnose.records import CLASSES, KNOWLEDGE, EvalItem
-from diagnose.verdict.decide import GAPS, decide, masses, waterfall
+from diagnose.records import CLASSES, FORMAT, KNOWLEDGE, Answer, EvalItem, SliceVerdict
+from diagnose.verdict.decide import GAPS, masses, verdicts
 from diagnose.verdict.mixture import attribute
 
 Array = np.ndarray
@@ -157,6 +157,8 @@ class World:
     seed: tuple[int, ...]
     leads: tuple[str, ...] = CLASSES
     """Classes that get one slice each."""
+    rest: str | None = None
+    """Class of the items beyond those of the lead class; None: any other class."""
 
     def draw(self) -> list[Planted]:
         """The slices, in random order; no question is in two of them."""
@@ -176,7 +178,7 @@ def _drawn(world: World, source: Recording, rng: np.random.Generator) -> list[Pl
     for number, (lead, count, items) in enumerate(zip(leads, counts, taken, strict=True)):
         chosen = [lead]
         for k in range(1, len(world.shares)):
-            others = _partners(chosen, source.pools, int(count[k]), asked)
+            others = _partners(chosen, source.pools, int(count[k]), asked, world.rest)
             if not others:
                 raise BadInput(f"{source.name}: {world.shares} of {world.size}: no pool has {count[k]} items left")
             chosen.append(others[int(rng.integers(len(others)))])
@@ -210,11 +212,46 @@ def _lead(truth: str, pools: Sequence[Pool], rng: np.random.Generator) -> Pool:
     return mine[int(rng.integers(len(mine)))]
 
 
-def _partners(chosen: list[Pool], pools: Sequence[Pool], count: int, asked: set[Any]) -> list[Pool]:
-    """Pools of other classes and the same family with enough items left."""
+def _partners(
+    chosen: list[Pool], pools: Sequence[Pool], count: int, asked: set[Any], only: str | None = None
+) -> list[Pool]:
+    """Pools of other classes (or of this one only) and the same family with enough items left."""
     known = {p.truth for p in chosen}
-    fitting = [p for p in pools if p.truth not in known and p.family == chosen[0].family]
+    fitting = [p for p in pools if p.truth not in known and p.family == chosen[0].family and only in (None, p.truth)]
     return [p for p in fitting if len(_free(p, asked)) >= count]
+
+
+# ---------------------------------------------------------------- a worse reader
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Errors added to the reading of content, as shares of answers."""
+
+    misses: float = 0.0
+    """Of the right answers that are not word for word what production accepts: read as wrong."""
+    invents: float = 0.0
+    """Of the wrong answers: read as right content."""
+
+
+def misread(log: AnswerLog, items: Sequence[EvalItem], reader: Reader) -> AnswerLog:
+    """The log as this reader would have graded it.
+
+    Like any program, it reads the same text of an item in the same way each time, so that samples do not average its
+    errors out. What production accepts word for word stays as it is; where the reader itself decides what is accepted
+    (`contains`), its errors are those of production's check too.
+    """
+    decides = {i.id for i in items if i.grader.kind == "contains"}
+
+    def read(a: Answer) -> Answer:
+        if a.lenient is None or a.strict is None or (a.strict and a.item not in decides):
+            return a
+        drawn = random.Random(f"{a.item} {a.text}").random()
+        if drawn >= (reader.misses if a.lenient else reader.invents):
+            return a
+        return replace(a, lenient=not a.lenient, strict=not a.lenient and a.item in decides)
+
+    return log.changed(read)
 
 
 # ---------------------------------------------------------------- diagnosing
@@ -232,69 +269,72 @@ def judged(
     evalset = EvalSet(items, {s.name: [] for s in slices}, "")
     log = log.part({i.id for i in items})
     found = attribute(evalset, log, settings or ProbesConfig(), rule, np.random.default_rng(seed))
-    out = []
-    for s in slices:
-        draws = np.nan_to_num(found.draws[s.name])
-        cut_off = sum(log.get("plain", i.id).reason == "truncated" for i in s.items)
-        doubted = len(found.suspect[s.name])
-        n, unsure = len(s.items) - doubted, (doubted + cut_off) / len(s.items)
-        verdict, kind, p, p_classes = decide(found.draws[s.name], n, found.missing[s.name], rule, unsure=unsure)
-        low, high = np.quantile(draws, [0.05, 0.95], axis=0)
-        single = {c: v for c, v in p_classes.items() if c != "mixed"}
-        out.append(
-            {
-                "slice": s.name,
-                "organism": s.organism,
-                "lead": s.shares[0][0],
-                "n": len(s.items),
-                "truth": s.verdict,
-                "right": sorted(s.right),
-                "kind": s.kind,
-                "class": f"knowledge_{s.kind}" if s.kind else s.verdict,
-                "verdict": verdict,
-                "said_kind": kind,
-                "p": p,
-                "p_classes": single,
-                "best": max(single, key=lambda c: single[c]) if single else None,
-                "best_class": best_class(draws, single),
-                "p_best": max(single.values(), default=0.0),
-                "missing": list(found.missing[s.name]),
-                # Shares of 0 and 1 are on the boundary, so no interval of draws can contain them.
-                "covered": [bool(a <= x <= b) for a, x, b in zip(low, s.mixture, high, strict=True) if 0 < x < 1],
-                "error": float(np.abs(draws.mean(0) - s.mixture).mean()),
-                "waterfall": threshold(list(s.items), log, found.floors[s.name]),
-                "lenient_minus_strict": two_rates(list(s.items), log),
-            }
-        )
-    return out
+    said = {v.slice: v for v in verdicts(evalset, log, found, rule)}
+    return [compared(s, said[s.name], np.nan_to_num(found.draws[s.name])) for s in slices]
+
+
+def compared(s: Planted, said: SliceVerdict, draws: Array) -> dict[str, Any]:
+    """What was planted in a slice, and what the diagnosis and two simple rules say of it."""
+    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
+    single = {c: v for c, v in said.p_classes.items() if c != "mixed"}
+    return {
+        "slice": s.name,
+        "organism": s.organism,
+        "lead": s.shares[0][0],
+        "n": len(s.items),
+        "truth": s.verdict,
+        "right": sorted(s.right),
+        "kind": s.kind,
+        "class": f"knowledge_{s.kind}" if s.kind else s.verdict,
+        "verdict": said.verdict,
+        "said_kind": said.kind,
+        "p": said.p_verdict,
+        "p_classes": single,
+        "best": max(single, key=lambda c: single[c]) if single else None,
+        "best_class": best_class(draws, single),
+        "p_best": max(single.values(), default=0.0),
+        "missing": list(said.missing),
+        # Shares of 0 and 1 are on the boundary, so no interval of draws can contain them.
+        "covered": [bool(a <= x <= b) for a, x, b in zip(low, s.mixture, high, strict=True) if 0 < x < 1],
+        "error": float(np.abs(draws.mean(0) - s.mixture).mean()),
+        "waterfall": threshold(said),
+        "waterfall_class": threshold_class(said),
+        "lenient_minus_strict": two_rates(said),
+    }
 
 
 def best_class(draws: Array, p: dict[str, float]) -> str | None:
-    """The most probable of the six classes; for knowledge, the kind with the largest mean mass."""
+    """The most probable class; for knowledge and format, the kind with the largest mean mass."""
     if not p:
         return None
     best = max(p, key=lambda c: p[c])
-    return best if best != "knowledge" else max(KNOWLEDGE, key=lambda c: float(draws[:, CLASSES.index(c)].mean()))
+    kinds = {"knowledge": KNOWLEDGE, "format": FORMAT}.get(best, (best,))
+    return max(kinds, key=lambda c: float(draws[:, CLASSES.index(c)].mean()))
 
 
-# ---------------------------------------------------------------- baselines on the same answers
+# ---------------------------------------------------------------- baselines that read the same report
 
 
-def threshold(items: list[EvalItem], log: AnswerLog, floors: dict[str, float]) -> str:
+def threshold(said: SliceVerdict) -> str:
     """Baseline: the largest step of the waterfall names the gap if strict failures exceed 10 % (hand-set)."""
-    steps = waterfall(items, log, floors)
-    if steps["strict"] >= 0.9:
-        lost = [i for i in items if lost_to_reference(i, log)]
-        return "preference" if len(lost) > 0.5 * len(items) else "none"
-    form = steps["lenient"] + steps["few_shot"]
+    steps = said.waterfall
+    if not steps or steps["strict"] >= 0.9:
+        lost = said.preferred is not None and said.preferred.k < 0.5 * said.preferred.n
+        return "preference" if lost else "none"
+    form = steps["lenient"] + steps["free"] + steps["few_shot"]
     return "format" if form >= steps["samples"] + steps["oracle_context"] + steps["rest"] else "knowledge"
 
 
-def two_rates(items: list[EvalItem], log: AnswerLog) -> str:
+def threshold_class(said: SliceVerdict) -> str:
+    """Baseline over the six classes: of a knowledge gap, the largest step names the kind."""
+    verdict = threshold(said)
+    kinds = {"knowledge_latent": "samples", "knowledge_absent": "oracle_context", "knowledge_skill": "rest"}
+    return verdict if verdict != "knowledge" else max(kinds, key=lambda kind: said.waterfall[kinds[kind]])
+
+
+def two_rates(said: SliceVerdict) -> str:
     """Baseline: the usual comparison, lenient minus strict accuracy."""
-    answers = [log.get("plain", i.id) for i in items]
-    strict = float(np.mean([bool(a.strict) for a in answers]))
-    lenient = float(np.mean([bool(a.lenient) for a in answers]))
+    strict, lenient = (rate.k / rate.n if rate.n else 1.0 for rate in (said.strict, said.lenient))
     if strict >= 0.9:
         return "none"
     return "format" if lenient - strict >= 1 - lenient else "knowledge"

@@ -16,7 +16,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -33,7 +33,7 @@ from diagnose.verdict.calibration import calibrated
 from scripts.planted import scores
 from scripts.planted.picture import draw, markdown
 from scripts.planted.scores import Slices, by_organism
-from scripts.planted.slices import World, judged, recording, shipped_rule
+from scripts.planted.slices import Reader, World, judged, misread, recording, shipped_rule
 from scripts.planted.stopping import shuffled, stopped
 
 RESULTS = ROOT / "scripts" / "results"
@@ -66,6 +66,8 @@ class Variant:
     calibrated: bool = True
     changed: tuple[tuple[str, Any], ...] = ()
     """Other values of fitted settings."""
+    reader: Reader = Reader()
+    """Errors added to the reading of every answer."""
 
 
 FULL = Variant("full")
@@ -138,6 +140,8 @@ def answered(base: str, out: Path) -> Path:
         weights, adapter = out / "a" / "model", [f"model.adapter={folder / 'dpo' / 'adapter'}"]
         if not (folder / "checks.json").exists():
             call(base, "-m", "scripts.planted.invert", "--out", str(out))
+    if base == "unsure" and not (folder / "checks.json").exists():
+        call(base, "-m", "scripts.planted.unsure", "--out", str(out))
     if not (folder / "run" / "diagnosis.json").exists():
         paths = [f"model.path={weights}", *adapter, f"evalset.path={folder / 'evalset.jsonl'}", f"out={folder / 'run'}"]
         call(base, "diagnose.py", *paths, "model.max_new_tokens=40", "wandb.mode=disabled")
@@ -230,6 +234,8 @@ def work(job: Job) -> Slices:
     rule = ruled(job.rule, variant)
     hidden = names_of(variant)
     log = log.part({i.id for s in slices for i in s.items}, {p for p in log.probes if p not in hidden})
+    if variant.reader != Reader():
+        log = misread(log, [i for s in slices for i in s.items], variant.reader)
     if job.stopped:
         return stopped(slices, log, rule, settings)
     groups = [slices] if variant.pooled else [[s] for s in slices]
@@ -315,7 +321,7 @@ def ablated(variant: Variant, found: dict[str, Slices], rng: np.random.Generator
     for split in SPLITS:
         tried = found[f"{split} | {ABLATIONS[0].name if variant is FULL else variant.name} | 64"]
         few += same_worlds(split, found, len(tried)) if variant is FULL else tried
-    kinds = {
+    kinds: dict[str, Callable[[Slices], float | None]] = {
         "right": scores.right,
         "right_class": scores.right_class,
         "log_loss": scores.log_loss,
