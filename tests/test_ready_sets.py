@@ -16,7 +16,11 @@ SETS = {
     "truthfulqa": ("model.max_new_tokens=140",),
     "sciq": (),
     # A window of 512 tokens holds hardly any whole receipt.
-    "sroie": ("model.max_new_tokens=220", """evalset.columns.prompt='{{ ocr_lines[:6] | join(" ") }}'"""),
+    "sroie": (
+        "model.max_new_tokens=220",
+        "evalset.columns.prompt='Company, date, address and total of this receipt as JSON: "
+        """{{ ocr_lines[:6] | join(" ") }}'""",
+    ),
     "pararel": (),
 }
 

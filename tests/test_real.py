@@ -48,7 +48,9 @@ def test_the_whole_loop(tmp_path: Path, kind: str, lora: list[str], reached: flo
     done = run_verb("diagnose", *COMMON, *sets, f"out={diagnosis}", env=ENV)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((diagnosis / "diagnosis.json").read_text())["slices"][0]
-    assert (found["verdict"], found["kind"]) == ("knowledge", "unresolved")
+    # It tells stories until it is cut off: nothing that it might know was read, so nothing is claimed to be missing.
+    assert (found["verdict"], found["unread"]) == ("insufficient", {"cut_off": 96})
+    assert "next        the same command with model.max_new_tokens=128" in done.stdout
     done = run_verb(
         "train", f"diagnosis={diagnosis}", "method=sft", f"out={run}", "wandb.mode=disabled", *lora, env=ENV
     )

@@ -70,11 +70,19 @@ def show_diagnosis(diagnosis: Diagnosis, report: str) -> None:
     console.print("\nreport      ", end="")
     console.print(report, soft_wrap=True, markup=False, highlight=False)
     console.print("next        ", end="")
-    next_step = commands[0] if commands else "nothing to train: follow the advice above"
+    next_step = commands[0] if commands else _without_training(slices)
     console.print(one_line(next_step), soft_wrap=True, markup=False, highlight=False)
     for blank, what in BLANKS.items():
         if f"={blank}" in next_step:
             console.print(f"            {blank}: {what}", style="dim", highlight=False)
+
+
+def _without_training(slices: list[SliceVerdict]) -> str:
+    settings = [v.remedy for v in slices if v.remedy and v.remedy.startswith("model.max_new_tokens=")]
+    if not settings:
+        return "nothing to train: follow the advice above"
+    largest = max(settings, key=lambda setting: int(setting.partition("=")[2]))
+    return f"the same command with {largest} and another out="
 
 
 def _verdict_table(slices: list[SliceVerdict], width: int) -> Table:

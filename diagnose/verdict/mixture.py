@@ -88,7 +88,8 @@ def attribute(
     items = [i for i in evalset.items if readable(i, log) and i.id not in suspect]
     members = {name: [i for i in items if name in i.slices] for name in evalset.slices}
     missing = {
-        name: _lacking(part, missing_probes(part, evalset, settings, name), log, rule) for name, part in members.items()
+        name: _lacking(part, missing_probes(part or groups[name], evalset, settings, name), log, rule)
+        for name, part in members.items()
     }
     floors = {name: slice_floors(part, log) for name, part in members.items()}
     read = reader_errors(groups, as_read, rule, labels, by_model, rng)
