@@ -35,6 +35,16 @@ def test_a_limit_that_cuts_the_wanted_answer_is_named(tmp_path: Path) -> None:
     assert "model.max_new_tokens=8: too short" in done.stderr
 
 
+def test_stories_that_are_cut_off_say_nothing_about_what_is_known(tmp_path: Path) -> None:
+    sets = ["evalset=snips_words", "data=snips_words", "model.eos_token='<s>'", f"out={tmp_path / 'out'}"]
+    done = run_verb("diagnose", *COMMON, *sets, env=ENV)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())["slices"][0]
+    assert (found["verdict"], found["unread"]) == ("insufficient", {"cut_off": 96})
+    assert "content" not in found["missing"], "the answers are graded; they could not be read"
+    assert "next        the same command with model.max_new_tokens=128" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("kind", "lora", "reached"),
     [
@@ -45,12 +55,11 @@ def test_a_limit_that_cuts_the_wanted_answer_is_named(tmp_path: Path) -> None:
 def test_the_whole_loop(tmp_path: Path, kind: str, lora: list[str], reached: float) -> None:
     diagnosis, run, out = tmp_path / "diagnosis", tmp_path / "run", tmp_path / "comparison"
     sets = [f"evalset=snips_{kind}", f"data=snips_{kind}", "model.eos_token='<s>'", "probes.more_samples=0"]
-    done = run_verb("diagnose", *COMMON, *sets, f"out={diagnosis}", env=ENV)
+    readable = ["model.stop=['.']", "model.max_new_tokens=96"]
+    done = run_verb("diagnose", *COMMON, *sets, *readable, f"out={diagnosis}", env=ENV)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads((diagnosis / "diagnosis.json").read_text())["slices"][0]
-    # It tells stories until it is cut off: nothing that it might know was read, so nothing is claimed to be missing.
-    assert (found["verdict"], found["unread"]) == ("insufficient", {"cut_off": 96})
-    assert "next        the same command with model.max_new_tokens=128" in done.stdout
+    assert (found["verdict"], found["kind"]) == ("knowledge", "unresolved")
     done = run_verb(
         "train", f"diagnosis={diagnosis}", "method=sft", f"out={run}", "wandb.mode=disabled", *lora, env=ENV
     )
