@@ -106,9 +106,7 @@ def loglik(seen: Evidence, rule: RuleConfig, reader: Reader, error: Misread, the
     return np.array(out)
 
 
-def levels_loglik(
-    seen: Evidence, probe: Probe, mu: Array, reader: Reader, error: Misread, readable: int
-) -> Array:
+def levels_loglik(seen: Evidence, probe: Probe, mu: Array, reader: Reader, error: Misread, readable: int) -> Array:
     """One three-level outcome: fail, lenient only, strict; draws of one item are averaged, not multiplied."""
     lenient, strict = seen.levels[probe].T
     up = floored(seen.floors[probe], mu[:, 0])

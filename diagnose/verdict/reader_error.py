@@ -137,9 +137,7 @@ def _prior(pair: Mapping[str, Sequence[float]]) -> Prior:
     return Prior((float(a), float(b)), (float(c), float(d)))
 
 
-def reader_error(
-    priors: Sequence[Prior], seen: Readings, draws: int, rng: np.random.Generator
-) -> ReaderError | None:
+def reader_error(priors: Sequence[Prior], seen: Readings, draws: int, rng: np.random.Generator) -> ReaderError | None:
     """Posterior of the reader's error and of the true share, from the priors of a slice's items and its readings.
 
     On a grid: quantiles of the priors by shares. How many of the answers that are read as right pass strictly, and how
