@@ -7,7 +7,7 @@ small fine-tuning on 64 items of a group, tested on its other items; neither is 
 The trained weights are kept in scripts/planted/bases in half precision, because training is not bit-equal on another
 machine and the slices' truth depends on the very weights; the checks run on what is written to DIR either way.
 
-    python -m scripts.planted.base a --out DIR            # the kept weights, checked: some minutes on one CPU core
+    python -m scripts.planted.base a --out DIR            # the kept weights, checked: two minutes on one CPU core
     python -m scripts.planted.base a --out DIR --train    # from scratch: about an hour on one CPU core
 """
 
