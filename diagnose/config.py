@@ -271,6 +271,9 @@ def _model_complaints(config: DiagnoseConfig) -> Iterator[str]:
         yield "reader.path: missing; reader=model needs reader.path=DIR, or reader.base_url=URL and reader.name=NAME"
     if "" in (model.stop or ()):
         yield "model.stop: contains an empty string, which would end every answer at once"
+    if any("\\n" in stop for stop in model.stop or ()):
+        # Hydra takes escapes in an override literally; such a stop string never occurs, so no answer would end.
+        yield r"""model.stop: contains a backslash and an n, not a line break; in bash: $'model.stop=["\n"]'"""
 
 
 def _number_complaints(config: DiagnoseConfig) -> Iterator[str]:

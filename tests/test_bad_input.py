@@ -384,6 +384,7 @@ CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("wrong dtype", {"model__dtype": "fp32"}, "model.dtype=fp32: allowed: auto, float32, bfloat16, float16"),
     ("dtype that is none", {"model__dtype": "nn"}, "model.dtype=nn: allowed"),
     ("empty stop string", {"model__stop": [""]}, "model.stop: contains an empty string"),
+    ("escape in a stop string", {"model__stop": [r"\n\n"]}, r"""in bash: $'model.stop=["\n"]'"""),
     ("no new tokens", {"model__max_new_tokens": 0}, "model.max_new_tokens=0: allowed: 1 or more"),
     ("negative seed", {"seed": -1}, "seed=-1: allowed: 0 or more"),
     ("thresholds that cross", {"rule__best_low": 0.7}, "rule.best_low=0.7: must be less than rule.best_high=0.65"),
