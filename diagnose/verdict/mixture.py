@@ -15,10 +15,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
-from scipy.special import expit
 
 from diagnose.config import ProbesConfig, RuleConfig
 from diagnose.items.evalset import EvalSet, by_slice
@@ -29,19 +27,8 @@ from diagnose.probes.table import COUNT, LEVELS, WINS, Probe
 from diagnose.records import CLASSES, KNOWLEDGE, Attribution, EvalItem
 from diagnose.verdict.controls import agreement, judge_controls
 from diagnose.verdict.evidence import Evidence, gather, rank, readable, slice_floors, suspects
-from diagnose.verdict.likelihood import (
-    ACCEPTED,
-    READ_WINS,
-    READABLE,
-    UNREADABLE,
-    Misread,
-    Reader,
-    flawless,
-    floored,
-    format_floor,
-    loglik,
-    template,
-)
+from diagnose.verdict.gibbs import HELD, gibbs, kept
+from diagnose.verdict.likelihood import READ_WINS, Reader, floored, template
 from diagnose.verdict.reader_error import ReaderError
 from diagnose.verdict.readings import Labels, reader_errors, reader_of
 from diagnose.verdict.unstated import unstated
@@ -52,10 +39,6 @@ MISFIT_LEAST = 8
 """Items a probe must have run on before it can contradict a kind (hand-set)."""
 ONE_SIDED_95 = 1.645
 """Standard errors below the mean: the one-sided 95 % bound of a normal distribution."""
-HELD = 4
-"""Sweeps that share a draw of the reader's error; the second half counts (hand-set)."""
-STEPS = 30
-"""Of expectation-maximisation before them (hand-set)."""
 UNTOLD = ("knowledge_latent", "knowledge_absent")
 """Kinds of missing knowledge that only ranked options or samples tell apart."""
 NOBODY = Labels()
@@ -132,9 +115,9 @@ def _of_slice(
 
 def _aligned(error: ReaderError, rule: RuleConfig) -> Array:
     """The reader's sensitivity in each draw of the mixture that is kept."""
-    held = np.array([sweep for sweep in range(rule.sweeps) if _kept(sweep, rule)]) // HELD
-    kept: Array = error.sensitivity[held % len(error.sensitivity)]
-    return kept
+    held = np.array([sweep for sweep in range(rule.sweeps) if kept(sweep, rule)]) // HELD
+    aligned: Array = error.sensitivity[held % len(error.sensitivity)]
+    return aligned
 
 
 def _lacking(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog, rule: RuleConfig) -> tuple[str, ...]:
@@ -232,176 +215,3 @@ def _least_offset(off: Array, weights: Array) -> float:
     n = weights.sum()
     error = np.sqrt((off.var() * n + 1) / (n + 2) / n)
     return float(abs(off.mean()) - ONE_SIDED_95 * error)
-
-
-# ---------------------------------------------------------------- inference
-
-
-def gibbs(
-    seen: Evidence, rule: RuleConfig, rng: np.random.Generator, reader: Reader | None = None
-) -> tuple[Array, Array]:
-    """Gibbs sampling.
-
-    A cell's mixture is drawn as unnormalised gamma variables: sums of them over the cells of a slice, normalised, are
-    again Dirichlet, so that a slice has its own sampling error and no more prior weight than kappa however finely other
-    slices cut it. An item's class prior is the mixture of its largest slice.
-
-    Returns:
-        gamma [draws, cells, classes] and the items' mean class posterior [items, classes].
-    """
-    n, cells = len(seen.weights), int(seen.cells.max()) + 1
-    seen = replace(seen, weights=seen.weights * rule.effective)
-    reader = reader or flawless(n)
-    theta: dict[Probe, Array] = {p: template(rule, p) for p in (*LEVELS, *WINS) if p is not Probe.PREFERENCE_JUDGED}
-    theta[Probe.PREFERENCE_JUDGED] = np.array([rule.templates[Probe.PREFERENCE_JUDGED]["preference"]])
-    open_cells = np.array([seen.allowed[seen.cells == c].any(0) for c in range(cells)])
-    prior = rule.kappa * seen.cell_prior[:, None] * open_cells / open_cells.sum(1, keepdims=True)
-    gamma = open_cells / open_cells.sum(1, keepdims=True)
-    kept, posterior = [], np.zeros((n, len(CLASSES)))
-    for sweep in range(rule.sweeps):
-        error = reader.held(sweep // HELD)
-        both = loglik(seen, rule, reader, error, theta)
-        ll = np.where(seen.allowed, np.logaddexp(*both), -np.inf)
-        if sweep % HELD == 0 and reader.sensitivity.shape[1]:
-            gamma = _settled(ll, seen, prior, gamma)
-        p = _posterior(ll, seen, gamma)
-        z = (p.cumsum(1) < rng.random((n, 1))).sum(1).clip(max=len(CLASSES) - 1)
-        odds = both[READABLE, np.arange(n), z] - both[UNREADABLE, np.arange(n), z]
-        readable = rng.random(n) < expit(odds)
-        onehot = np.eye(len(CLASSES))[z]
-        gamma = _mixture(onehot, seen, prior, open_cells, rng)
-        for probe in LEVELS:
-            theta[probe] = _update_levels(seen, probe, theta[probe], onehot, rule, rng, error, readable, reader)
-        for probe in (p for p in WINS if p is not Probe.FREE):  # what a class is defined by is not learnt
-            theta[probe] = _update_wins(seen, probe, theta[probe], onehot, rule, rng, error, readable)
-        if _kept(sweep, rule):
-            hidden = np.isin(z, ACCEPTED) & ~readable
-            as_seen = np.where(hidden[:, None], np.eye(len(CLASSES))[CLASSES.index("format")], onehot)
-            kept.append(_mixture(as_seen, seen, prior, open_cells, rng) if hidden.any() else gamma)
-            posterior += _as_seen(p, both)
-    return np.array(kept), posterior / len(kept)
-
-
-def _kept(sweep: int, rule: RuleConfig) -> bool:
-    """Past the burn-in, and past the first half of the sweeps that share a reader's error."""
-    return sweep >= rule.burn and sweep % HELD >= HELD // 2
-
-
-def _posterior(ll: Array, seen: Evidence, gamma: Array) -> Array:
-    """[items, classes]: of each item's class, given the mixtures."""
-    pi = seen.home @ gamma
-    pi /= pi.sum(1, keepdims=True)
-    logp = ll + np.log(np.maximum(pi[seen.cells], 1e-300))
-    p: Array = np.exp(logp - logp.max(1, keepdims=True))
-    return p / p.sum(1, keepdims=True)
-
-
-def _settled(ll: Array, seen: Evidence, prior: Array, gamma: Array) -> Array:
-    """The mixtures that belong to a new draw of the reader's error, by expectation-maximisation.
-
-    Where two classes explain the same answers, sampling alone would follow the reader only slowly.
-    """
-    for _ in range(STEPS):
-        counts = np.zeros(prior.shape)
-        np.add.at(counts, seen.cells, _posterior(ll, seen, gamma) * seen.weights[:, None])
-        gamma = np.maximum(prior + counts, 1e-300) * (prior > 0)
-    return gamma
-
-
-def _mixture(onehot: Array, seen: Evidence, prior: Array, open_cells: Array, rng: np.random.Generator) -> Array:
-    """Conjugate draw of every cell's mixture, unnormalised: [cells, classes]."""
-    counts = np.zeros(prior.shape)
-    np.add.at(counts, seen.cells, onehot * seen.weights[:, None])
-    return np.where(open_cells, np.maximum(rng.gamma(np.maximum(prior + counts, 1e-9)), 1e-300), 0.0)
-
-
-def _as_seen(p: Array, both: Array) -> Array:
-    """The class posteriors of items, with what passes in truth but not for this reader as FORMAT."""
-    hidden = p[:, ACCEPTED] * expit(both[UNREADABLE] - both[READABLE])[:, ACCEPTED]
-    out = p.copy()
-    out[:, ACCEPTED] -= hidden
-    out[:, CLASSES.index("format")] += hidden.sum(1)
-    return out
-
-
-def _update_levels(
-    seen: Evidence,
-    probe: Probe,
-    mu: Array,
-    onehot: Array,
-    rule: RuleConfig,
-    rng: np.random.Generator,
-    error: Misread,
-    readable: Array,
-    reader: Reader,
-) -> Array:
-    """Draw the rates of one probe, after drawing which answers had the content in truth."""
-    known = reader.labelled & (probe is Probe.PLAIN)
-    lenient, strict = np.nan_to_num(seen.levels[probe]).T
-    asked = (~np.isnan(seen.levels[probe][:, 0])) * seen.weights
-    up, top = onehot @ mu[:, 0], onehot @ mu[:, 1]
-    g = seen.floors[probe]
-    there = g + (1 - g) * up
-    hidden = there * (1 - top) * readable
-    of_only = np.where(known, 1.0, hidden / np.maximum(hidden + (1 - there) * error.invented, 1e-9))
-    missed, plain = there * ~readable, probe is Probe.PLAIN
-    wrong = (1 - there) * (1 - error.invented) * np.where(plain & (reader.group >= 0), 1 - error.told_apart, 1.0)
-    of_failed = np.where(known | (plain & reader.apart), 0.0, missed / np.maximum(missed + wrong, 1e-9))
-    only = (lenient - strict) * (rng.random(len(g)) < of_only)
-    content = strict + only + (1 - lenient) * (rng.random(len(g)) < of_failed)
-    active = content * _thin(g, up, rng)
-    out = mu.copy()
-    out[:, 0] = _beta(rule, probe, 0, onehot, asked * active, asked * (1 - active), rng)
-    formed = strict * _thin(format_floor(seen, probe), top, rng)
-    out[:, 1] = _beta(rule, probe, 1, onehot, asked * formed, asked * (strict + only - formed), rng)
-    return out
-
-
-def _update_wins(
-    seen: Evidence,
-    probe: Probe,
-    mu: Array,
-    onehot: Array,
-    rule: RuleConfig,
-    rng: np.random.Generator,
-    error: Misread,
-    readable: Array,
-) -> Array:
-    y = np.nan_to_num(seen.wins[probe])
-    asked = (~np.isnan(seen.wins[probe])) * seen.weights
-    if probe is Probe.PREFERENCE_JUDGED:
-        mine = onehot[:, CLASSES.index("preference")] * asked
-        active = y * _thin(seen.floors[probe], np.broadcast_to(mu, y.shape), rng)
-        prior = rule.templates[probe]["preference"] * rule.strength
-        return rng.beta(prior + (mine * active).sum(), rule.strength - prior + (mine * (1 - active)).sum(), 1)
-    if probe in READ_WINS:
-        there = seen.floors[probe] + (1 - seen.floors[probe]) * (onehot @ mu)
-        seen_right, missed = there * readable, there * ~readable
-        of_won = seen_right / np.maximum(seen_right + (1 - there) * error.invented, 1e-9)
-        of_lost = missed / np.maximum(missed + (1 - there) * (1 - error.invented), 1e-9)
-        y = np.where(y > 0, rng.random(len(y)) < of_won, rng.random(len(y)) < of_lost).astype(float)
-    active = y * _thin(seen.floors[probe], onehot @ mu, rng)
-    return _beta(rule, probe, None, onehot, asked * active, asked * (1 - active), rng)
-
-
-def _thin(g: Array, mu: Array, rng: np.random.Generator) -> Array:
-    """Which successes came from the class and not from the floor: data augmentation, so that mu stays conjugate."""
-    share = mu / np.maximum(g + (1 - g) * mu, 1e-9)
-    return (rng.random(g.shape) < share).astype(float)
-
-
-def _beta(
-    rule: RuleConfig,
-    probe: Probe,
-    level: int | None,
-    onehot: Array,
-    hits: Array,
-    misses: Array,
-    rng: np.random.Generator,
-) -> Array:
-    """Conjugate draw of mu for every class; template classes without items stay at their prior."""
-    mean = template(rule, probe) if level is None else template(rule, probe)[:, level]
-    a = rule.strength * mean + hits @ onehot
-    b = rule.strength * (1 - mean) + misses @ onehot
-    drawn: Array = rng.beta(np.maximum(a, 1e-3), np.maximum(b, 1e-3))
-    return drawn.clip(1e-4, 1 - 1e-4)

@@ -32,7 +32,7 @@ from diagnose.records import CLASSES, FORMAT, KNOWLEDGE
 from diagnose.verdict.calibration import calibrated
 from diagnose.verdict.decide import GAPS, decide
 from diagnose.verdict.evidence import Evidence
-from diagnose.verdict.mixture import gibbs
+from diagnose.verdict.gibbs import gibbs
 from scripts.planted.scores import ece, interval, macro_f1
 from scripts.planted.slices import shipped_rule
 
