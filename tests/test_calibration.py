@@ -386,8 +386,22 @@ def test_slices_that_no_kind_explains_are_fixed_first(diagnose_scripted: Any) ->
 
 @pytest.mark.parametrize("n", [20, 28])
 def test_a_small_slice_may_be_odd_by_chance(n: int, diagnose_scripted: Any) -> None:
-    found = diagnose_scripted(planted_rows({"skill": ["skill"] * n}), model=Leans).slices[0]
+    rows = planted_rows({"skill": ["skill"] * n, "unknown": ["absent"] * 16})
+    found = {v.slice: v for v in diagnose_scripted(rows, model=Leans).slices}["skill"]
     assert kind_of(found) == ("knowledge", "skill"), found.missing
+
+
+def test_contexts_that_help_nowhere_show_no_missing_skill(diagnose_scripted: Any) -> None:
+    """A model that ignores what it is given fails with every context, whatever it could do with them."""
+    alone = diagnose_scripted(planted_rows({"skill": ["skill"] * 40})).slices[0]
+    assert kind_of(alone) == ("knowledge", "unresolved") and "reading" in alone.missing
+    shares = [alone.mixture[f"knowledge_{kind}"] for kind in ("absent", "skill")]
+    assert shares == pytest.approx([0.5, 0.5], abs=0.1), "the data say nothing of which it is"
+    both = diagnose_scripted(planted_rows({"skill": ["skill"] * 40, "unknown": ["absent"] * 16})).slices
+    assert {v.slice: (v.kind, "reading" in v.missing) for v in both} == {
+        "skill": ("skill", False),
+        "unknown": ("absent", False),
+    }
 
 
 class LikesLength(ScriptedModel):

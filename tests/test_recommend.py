@@ -212,7 +212,9 @@ def test_every_gate(
 def test_collecting_data_comes_with_numbers(diagnose_scripted: Any) -> None:
     small = diagnose_scripted(rows_of("none", 8)).recommendations[0]
     assert small.data_needed["items"] == 4
-    skill = diagnose_scripted(rows_of("skill"), seed=1).recommendations[0]
+    company = [row | {"slice": "company", "id": f"c-{k}"} for k, row in enumerate(rows_of("absent", 16))]
+    advice = diagnose_scripted([*rows_of("skill"), *company], seed=1).recommendations
+    skill = next(r for r in advice if "slice" in r.slices)
     assert skill.data_needed["rows"] >= 1000
     assert str(skill.data_needed["rows"]) in skill.why
 

@@ -189,7 +189,7 @@ def test_all_that_can_be_missing_is_explained_in_both() -> None:
         missing_probes(items, EvalSet(items=items, exemplars={}, sha256=""), ProbesConfig(enabled=[]), "s")
         for items in ([], [paired])
     )
-    assert {*none, *pairs, "judge", "agreement", "misfit", "task"} == set(MISSING)
+    assert {*none, *pairs, "judge", "agreement", "misfit", "reading", "task"} == set(MISSING)
     wants = {"constrained": "format", "task": "format", "margins": "preference"}
     for what, (cannot, buys) in MISSING.items():
         v = slice_of("lacking", top=wants.get(what, "knowledge_absent"), missing=(what,))

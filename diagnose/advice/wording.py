@@ -184,6 +184,10 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             "`distractors` per item: ranking them is the cheapest probe that tells stored facts from absent ones",
         ),
         (
+            v.verdict in ("knowledge", "mixed") and "reading" in v.missing,
+            "a slice whose questions are answered in their contexts: it shows whether the model reads contexts at all",
+        ),
+        (
             v.verdict in ("knowledge", "mixed") and "context" in v.missing and seen.has_context,
             "the probe `oracle_context`, of a model that can be queried: it tells an absent fact from a missing skill",
         ),

@@ -30,6 +30,11 @@ MISSING = {
         "annotators do not agree on what is better, so a preference gap cannot be claimed",
         "a guideline that annotators apply consistently (Krippendorff's alpha of at least rule.agreement)",
     ),
+    "reading": (
+        "no context made any answer right, so nothing shows that the model reads contexts, and absent facts and a "
+        "missing skill cannot be distinguished",
+        "a slice whose questions are answered in their contexts: it shows whether the model reads contexts",
+    ),
     "task": (
         "the prompt does not say what is wanted, so nothing is known of a model that is told",
         "a prompt that states the task",
@@ -42,6 +47,7 @@ MISSING = {
 """What `missing` names → what cannot be shown without it, and what it would take."""
 MATTERS_FOR = {e.missing: e.matters_for for e in TABLE if e.missing and e.matters_for} | {
     "misfit": ("knowledge", "mixed"),
+    "reading": ("knowledge", "mixed"),
     "task": ("format",),
 }
 """Verdicts beside which it matters that this is missing; others: all."""

@@ -229,7 +229,7 @@ def _kind_of_knowledge(draws: Array, missing: tuple[str, ...], rule: RuleConfig)
     undetermined = (
         "misfit" in missing
         or (kind in ("latent", "absent") and stored)
-        or (kind in ("absent", "skill") and "context" in missing)
+        or (kind in ("absent", "skill") and {"context", "reading"} & set(missing))
     )
     return kind if shares[best] >= rule.claim and not undetermined else "unresolved"
 

@@ -29,6 +29,8 @@ PRIOR_OF = {
 }
 Array = np.ndarray
 Rates = dict[Probe, Array]
+CONTEXTS_READ = 3
+"""Answers that contexts must have brought out, or turned, before the model is known to read them (hand-set)."""
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,22 @@ def _first(rank: int | None) -> float:
 def _count(answers: list[Answer]) -> list[int]:
     read = [a for a in answers if a.lenient is not None]
     return [sum(bool(a.lenient) for a in read), len(read)]
+
+
+def reads_contexts(items: Sequence[EvalItem], log: AnswerLog) -> bool:
+    """Does anything show that the model reads what it is given?
+
+    Contexts bring out answers that other items' contexts do not, or turn them to the answer that they hold. Where no
+    context of the whole eval set does so, failing with one shows a model that ignores contexts as much as a missing
+    skill.
+    """
+
+    def right(probe: Probe, item: EvalItem) -> bool:
+        return any(a.lenient for a in log.of_item(probe, item.id))
+
+    brought = sum(right(Probe.ORACLE_CONTEXT, i) and not right(Probe.OTHER_CONTEXT, i) for i in items)
+    turned = sum(right(Probe.SWAPPED_CONTEXT, i) for i in items)
+    return max(brought, turned) >= CONTEXTS_READ
 
 
 def allowed(slices: tuple[str, ...], missing: dict[str, tuple[str, ...]]) -> list[bool]:

@@ -26,7 +26,7 @@ from diagnose.probes.missing import missing_probes
 from diagnose.probes.table import COUNT, LEVELS, WINS, Probe
 from diagnose.records import CLASSES, KNOWLEDGE, Attribution, EvalItem
 from diagnose.verdict.controls import agreement, judge_controls
-from diagnose.verdict.evidence import Evidence, gather, rank, readable, slice_floors, suspects
+from diagnose.verdict.evidence import Evidence, gather, rank, readable, reads_contexts, slice_floors, suspects
 from diagnose.verdict.gibbs import HELD, gibbs, kept
 from diagnose.verdict.likelihood import READ_WINS, Reader, floored, template
 from diagnose.verdict.reader_error import ReaderError
@@ -41,6 +41,8 @@ ONE_SIDED_95 = 1.645
 """Standard errors below the mean: the one-sided 95 % bound of a normal distribution."""
 UNTOLD = ("knowledge_latent", "knowledge_absent")
 """Kinds of missing knowledge that only ranked options or samples tell apart."""
+UNREAD = ("knowledge_absent", "knowledge_skill")
+"""Kinds that only contexts tell apart, of a model that reads them."""
 NOBODY = Labels()
 Array = np.ndarray
 
@@ -87,6 +89,8 @@ def attribute(
     reader = reader_of(items, home, errors, as_read, rule, labels, by_model)
     gamma, z = gibbs(seen, rule, rng, reader)
     missing |= {name: (*missing[name], "misfit") for name in _unexplained(items, seen, z, rule, reader)}
+    if not reads_contexts(items, log):
+        missing |= {name: (*missing[name], "reading") for name, part in members.items() if _given_contexts(part, log)}
     missing |= {name: (*missing[name], "task") for name, part in members.items() if unstated(part, log)}
     cells = sorted({i.slices for i in items})
     draws = {
@@ -110,6 +114,8 @@ def _of_slice(
     mixed[:, ~seen.allowed[np.isin(seen.cells, mine)].any(0)] = np.nan
     if {"ranked", "samples"} <= set(missing):
         mixed = _either(mixed, UNTOLD, rng)
+    if "reading" in missing:
+        mixed = _either(mixed, UNREAD, rng)
     return _as_format(mixed) if "task" in missing else mixed
 
 
@@ -137,11 +143,16 @@ def _unanswered(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog)
     yield from (name for name, was in read.items() if failed and name not in missing and not any(map(was, failed)))
 
 
+def _given_contexts(items: list[EvalItem], log: AnswerLog) -> bool:
+    return any(a.lenient is not None for i in items for a in log.of_item(Probe.ORACLE_CONTEXT, i.id))
+
+
 def _either(draws: Array, kinds: tuple[str, ...], rng: np.random.Generator) -> Array:
     """The mass of kinds that no probe tells apart, divided between them in every way alike."""
     out = draws.copy()
-    columns = [CLASSES.index(kind) for kind in kinds]
-    out[:, columns] = draws[:, columns].sum(1, keepdims=True) * rng.dirichlet(np.ones(len(kinds)), len(draws))
+    columns = [column for kind in kinds if not np.isnan(draws[0, column := CLASSES.index(kind)])]
+    if columns:
+        out[:, columns] = draws[:, columns].sum(1, keepdims=True) * rng.dirichlet(np.ones(len(columns)), len(draws))
     return out
 
 
