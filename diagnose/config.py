@@ -90,7 +90,7 @@ class ReaderConfig(ModelConfig):
 
     by: str = "rules"
     trust: float = 1.6
-    """Least sensitivity + specificity on texts of known content; a model below it is refused."""
+    """Least sensitivity + specificity on texts of known content; a model that reads or grades below it is refused."""
 
     def __post_init__(self) -> None:
         """A server needs no `kind`."""

@@ -16,7 +16,7 @@ from scripted_server import BASE, JUDGE, ScriptedServer
 from test_planted import EXPECTED, PURE
 
 from diagnose.config import DiagnoseConfig, EvalSetConfig, ModelConfig, ProbesConfig, RuleConfig, WandbConfig
-from diagnose.errors import BadInput, RunFailed
+from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.models import load_model
 from diagnose.probes.judge import LETTER, Judges
 from diagnose.records import Diagnosis, Prompt
@@ -443,6 +443,19 @@ def test_a_judge_that_grades_finds_the_gaps_too(diagnose: Any) -> None:
     assert found(diagnosis) == {name: EXPECTED[name] for name in ("healthy", "misshaped", "unknown")}
     measured = diagnosis.controls["graders"]["judge"]
     assert measured["specificity"] == 1.0 and measured["sensitivity"] >= 0.8 and measured["rejects_gold"] == 0.0
+
+
+def test_a_judge_that_accepts_everything_grades_nothing(diagnose: Any) -> None:
+    """Its slices would be free of gaps, whatever the model says."""
+    rows = graded_by_a_model()
+    with ScriptedServer(rows) as server:
+        server.judge = "always A"
+        with pytest.raises(
+            Blocked, match=r"judge=judge: .* right ones and takes (\d+) of \1 wrong ones .* 1\.00, needed"
+        ):
+            diagnose(server, rows=rows, enabled=["plain"], judge=judge_of(server))
+        said = {body["messages"][-1]["content"] for body in server.asked_of(BASE)}
+        assert said <= {"Hello."}, "only what the server can do was tried"
 
 
 def test_a_grader_that_cannot_be_read_leaves_items_unscored(diagnose: Any) -> None:

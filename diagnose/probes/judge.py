@@ -18,7 +18,7 @@ from diagnose.grading.unread import spoken
 from diagnose.models import load_model
 from diagnose.models.base import Model
 from diagnose.probes.answers import READ, AnswerLog, Ask, Response
-from diagnose.probes.model_reader import ModelReader, reads
+from diagnose.probes.model_reader import ModelReader, controls_read, reads, refuse_misreading
 from diagnose.probes.table import Probe, Role
 from diagnose.records import NO_ANSWER, Answer, EvalItem, Grader, Judge, Prompt, Reading
 
@@ -38,6 +38,7 @@ class Judges:
         """`settings` is the judge that rows mean when they name none; `reader`: who reads the content of answers."""
         self.settings = settings
         self.reader = ModelReader(reader) if reader and reader.by == "model" else None
+        self.trust = (reader or ReaderConfig()).trust
         self._loaded: dict[str, Model] = {}
 
     def of(self, spec: Judge | Grader) -> Model:
@@ -77,14 +78,18 @@ class Judges:
         """Does a model say whether the content of this item's answers is right?"""
         return item.grader.kind == "judge" or (self.reader is not None and reads(item))
 
-    def check_reader(self, items: Sequence[EvalItem], log: AnswerLog) -> None:
-        """Refuse a reader that is a model and misreads the texts of known content in the log.
+    def check_errors(self, items: Sequence[EvalItem], log: AnswerLog) -> None:
+        """Refuse a model that reads or grades, and misreads the texts of known content in the log.
 
         Raises:
             Blocked: naming its error rates.
         """
         if self.reader:
             self.reader.check_errors([i for i in items if reads(i)], log)
+        found, taken = controls_read([i for i in items if i.grader.kind == "judge"], log)
+        if any(r is not None for r in (*found, *taken)):  # grades that cannot be read leave answers unread instead
+            who = f"judge={self.settings.path or self.settings.name or 'of the rows'}"
+            refuse_misreading(who, "", found, taken, self.trust, "a grader that is a rule")
 
     def read(self, responses: Sequence[Response]) -> list[Reading]:
         """Grade responses, asking a model where the grader or the reader is one."""

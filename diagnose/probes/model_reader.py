@@ -25,6 +25,8 @@ from diagnose.records import EvalItem, Prompt, Reading
 YES, NO = "Yes", "No"
 SAID = re.compile(r"^\W*(yes|no)\b", re.IGNORECASE)
 """How an answer in words begins."""
+Readings = list[bool | None]
+"""Is the content there? None where what the model said could not be used."""
 
 
 class ModelReader:
@@ -65,20 +67,10 @@ class ModelReader:
         Raises:
             Blocked: naming the kind of grader and what the model read of the texts shown to it.
         """
+        who = f"reader={self.settings.path or self.settings.name}"
         for kind in sorted({i.grader.kind for i in items}):
-            found, taken = (
-                [a.lenient for i in items if i.grader.kind == kind for a in log.of_item(probe, i.id)]
-                for probe in (Probe.CONTROL_RIGHT, Probe.CONTROL_WRONG)
-            )
-            right, wrong = [r for r in found if r is not None], [r for r in taken if r is not None]
-            sum_ = sum(right) / len(right) + 1 - sum(wrong) / len(wrong) if right and wrong else 0.0
-            if (found or taken) and sum_ < self.settings.trust:
-                raise Blocked(
-                    f"reader={self.settings.path or self.settings.name}: of texts of known content ({kind}) it finds "
-                    f"{sum(right)} of {len(right)} right ones and takes {sum(wrong)} of {len(wrong)} wrong ones for "
-                    f"right; sensitivity + specificity {sum_:.2f}, needed reader.trust={self.settings.trust}\n"
-                    "  fix: another model, or reader=rules"
-                )
+            mine = [i for i in items if i.grader.kind == kind]
+            refuse_misreading(who, f" ({kind})", *controls_read(mine, log), self.settings.trust, "reader=rules")
 
     def read(self, responses: Sequence[Response], readings: Sequence[Reading]) -> list[Reading]:
         """Readings with the model's word on the content where the rules did not accept the whole response.
@@ -132,6 +124,31 @@ class ModelReader:
         answers = self.model.generate(prompts, [f"0|reader|{p.sha}" for p in prompts])
         found = (SAID.match(several[0].text) for several in answers)
         return {p: None if m is None else m[1].lower() == "yes" for p, m in zip(prompts, found, strict=True)}
+
+
+def controls_read(items: Sequence[EvalItem], log: AnswerLog) -> tuple[Readings, Readings]:
+    """How a model read the texts with the right content that were shown to it, and those with a wrong one."""
+    found, taken = (
+        [a.lenient for i in items for a in log.of_item(probe, i.id)]
+        for probe in (Probe.CONTROL_RIGHT, Probe.CONTROL_WRONG)
+    )
+    return found, taken
+
+
+def refuse_misreading(who: str, of: str, found: Readings, taken: Readings, trust: float, instead: str) -> None:
+    """End the run where sensitivity + specificity is less than `trust`; it is 0 where no reading could be used.
+
+    Raises:
+        Blocked: it is.
+    """
+    right, wrong = ([r for r in readings if r is not None] for readings in (found, taken))
+    both = sum(right) / len(right) + 1 - sum(wrong) / len(wrong) if right and wrong else 0.0
+    if (found or taken) and both < trust:
+        raise Blocked(
+            f"{who}: of texts of known content{of} it finds {sum(right)} of {len(right)} right ones and takes "
+            f"{sum(wrong)} of {len(wrong)} wrong ones for right; sensitivity + specificity {both:.2f}, needed "
+            f"reader.trust={trust}\n  fix: another model, or {instead}"
+        )
 
 
 def reads(item: EvalItem) -> bool:

@@ -77,7 +77,7 @@ def run_probes(
     """
     items = evalset.items if part is None else part
     _show_controls([i for i in items if i.targets and judges.reads(i)], log)
-    judges.check_reader(items, log)
+    judges.check_errors(items, log)
     log.ask(model, [plain(item) for item in items])
     for entry in TABLE:
         if entry.probe in settings.enabled and entry.probe in STAGES:
