@@ -17,9 +17,13 @@ from conftest import ScriptedModel
 from diagnose.config import DiagnoseConfig, EvalSetConfig, ModelConfig, RuleConfig, WandbConfig
 from diagnose.errors import BadInput
 from diagnose.grading.grader import parse_grader
-from diagnose.records import Diagnosis, EvalItem, Prompt
+from diagnose.probes.table import COUNT, LEVELS, WINS, Probe
+from diagnose.records import CLASSES, Diagnosis, EvalItem, Prompt
 from diagnose.run import run
 from diagnose.verdict.audit import AT_RANDOM, FIELDS
+from diagnose.verdict.evidence import Evidence
+from diagnose.verdict.gibbs import gibbs
+from diagnose.verdict.likelihood import Reader
 from diagnose.verdict.reader_error import Prior, Readings, asked_for, read_prior, reader_error
 from scripts.reader.fit import moments
 
@@ -52,6 +56,45 @@ def test_labels_outweigh_the_prior() -> None:
     none_missed = share(Readings(0, 60, 60, labels=(10, 0, 0, 10)))
     assert all_missed[0] > before[1] - 0.1 and all_missed[0] > 0.75
     assert none_missed[1] < before[1] and none_missed[1] - none_missed[0] < before[1] - before[0]
+
+
+def plain_alone(strict: int, n: int) -> Evidence:
+    """Plain answers that pass strictly or are read as wrong; no gap but format and absent facts can be meant."""
+    levels = np.zeros((n, 2))
+    levels[:strict] = 1
+    possible = np.isin(CLASSES, ["none", "format", "knowledge_absent"])
+    return Evidence(
+        levels={p: levels if p is Probe.PLAIN else np.full((n, 2), np.nan) for p in LEVELS},
+        wins={p: np.full(n, np.nan) for p in WINS},
+        counts={p: np.zeros((n, 2)) for p in COUNT},
+        floors={p: np.zeros(n) for p in (*LEVELS, *WINS, *COUNT)},
+        format_floors={},
+        allowed=np.tile(possible, (n, 1)),
+        weights=np.ones(n),
+        cells=np.zeros(n, int),
+        cell_prior=np.ones(1),
+        home=np.ones((1, 1)),
+    )
+
+
+def test_the_mixture_follows_each_draw_of_the_readers_error(rule: RuleConfig) -> None:
+    """Of 80 failures that look wrong more are right than wrong with a probability that the reader's error alone gives;
+    sampling that lags behind the reader claims FORMAT where that is open."""
+    n, strict = 400, 320
+    prior = read_prior(rule.reader_error or "").graders["exact"]["other"]
+    sampled, exact = [], []
+    for seed in range(2):
+        error = reader_error([prior] * n, Readings(strict, 0, n - strict), 1000, np.random.default_rng(seed))
+        assert error is not None
+        no = np.zeros(n, bool)
+        draws = (each[:, None] for each in (error.sensitivity, error.invented, error.apart))
+        reader = Reader(np.zeros(n, int), *draws, apart=no, labelled=no, missed=no)
+        gamma, _ = gibbs(plain_alone(strict, n), rule, np.random.default_rng(seed), reader)
+        hidden, missing = (gamma[:, 0, CLASSES.index(name)] for name in ("format", "knowledge_absent"))
+        sampled.append((hidden > missing).mean())
+        exact.append((error.share * (1 - error.sensitivity) > 1 - error.share).mean())
+    assert 0.7 < np.mean(exact) < 0.85, "the question is open"
+    assert np.mean(sampled) == pytest.approx(np.mean(exact), abs=0.08)
 
 
 def test_a_grader_of_one_reading_has_no_reader_error(rule: RuleConfig) -> None:
