@@ -226,6 +226,12 @@ def test_a_slice_of_which_nothing_was_scored() -> None:
     page, text = render_report(found), render_markdown(found)
     assert "nothing scored" in page and "needs about 16 more items" in page and "needs about 16 more items" in text
     assert "no items" in page and ">0.00" not in page and "nan" not in page.lower()
+    assert "The mixture" not in page, "there is none"
+
+
+def test_a_step_that_nobody_asked_does_not_stand_in_the_waterfall_as_a_failure() -> None:
+    asked, unasked = (render_report(diagnosis_of(slice_of("s", missing=missing))) for missing in ((), ("context",)))
+    assert "right with the oracle context" in asked and "right with the oracle context" not in unasked
 
 
 def test_texts_stand_side_by_side_and_long_ones_are_whole() -> None:

@@ -177,7 +177,7 @@ def _slice_view(v: SliceVerdict, k: int, with_items: bool) -> dict[str, Any]:
         "stack": _stack(v),
         "aria": _spoken(v),
         "parts": [(c, _label(c, v), v.mixture.get(c), v.interval90.get(c)) for c in CLASSES],
-        "fall": _fall(v.waterfall),
+        "fall": _fall(v),
         "facts": _facts(v),
         "floors": [FLOORS.get(name, f"{name}: {{}}").format(short(rate)) for name, rate in v.floors.items()],
         # That no kind is reported is said where it holds: beside a gap of knowledge.
@@ -229,10 +229,13 @@ def _largest(v: SliceVerdict) -> str:
     return "; ".join(shown) or "–"
 
 
-def _fall(waterfall: dict[str, float]) -> list[tuple[str, str, float, float]]:
-    """(step, label, start, share): each bar begins where the last one ended."""
+def _fall(v: SliceVerdict) -> list[tuple[str, str, float, float]]:
+    """(step, label, start, share): each bar begins where the last one ended; steps that nobody asked are left out."""
+    unasked = {entry.probe for entry in TABLE if entry.missing in v.missing}
     out, at = [], 0.0
-    for name, share in waterfall.items():
+    for name, share in v.waterfall.items():
+        if name in unasked and not share:
+            continue
         out.append((name, STEPS[name], at, share))
         at += share
     return out
