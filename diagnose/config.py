@@ -154,12 +154,10 @@ class RuleConfig:
     burn: int = 100
     icc: float = 0.5
     calibration: str | None = None
-    """A file written by scripts.planted.fit, whose values replace the five below; null: those of conf/rule."""
+    """A file written by scripts.planted.fit, whose values replace the three below; null: those of conf/rule."""
     templates: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
     effective: float = 1.0
     strength: float = 12.0
-    temperature: float = 1.0
     rho: dict[str, Any] = field(default_factory=dict)
     rho_weight: float = 4.0
     taught_rows: int = 1000

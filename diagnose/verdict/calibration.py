@@ -17,7 +17,7 @@ from diagnose.probes.table import MODELLED
 from diagnose.provenance import ROOT
 from diagnose.records import CLASSES
 
-FITTED = ("strength", "effective", "temperature", "weights", "templates")
+FITTED = ("strength", "effective", "templates")
 """The settings of conf/rule that a calibration replaces."""
 
 
@@ -31,15 +31,13 @@ class Calibration:
     fitted_on: dict[str, Any]
     strength: float
     effective: float
-    temperature: float
-    weights: dict[str, float]
     templates: dict[str, Any]
 
 
 def read_calibration(path: str, rule: RuleConfig) -> Calibration:
     """The calibration in a file; a relative path may also be one of this repository.
 
-    A probe or a class that an older file does not know has the template and the weight of `rule` (conf/rule).
+    A probe or a class that an older file does not know has the template of `rule` (conf/rule).
 
     Raises:
         BadInput: there is none, or it is not what `scripts.planted.fit` writes.
@@ -47,10 +45,9 @@ def read_calibration(path: str, rule: RuleConfig) -> Calibration:
     file = Path(path) if Path(path).exists() else ROOT / path
     try:
         found = Calibration(**json.loads(file.read_text(encoding="utf-8")))
-        known = {*found.templates, *found.weights} <= set(MODELLED)
+        known = {*found.templates} <= set(MODELLED)
         known &= all(rates.keys() <= set(CLASSES) for rates in found.templates.values())
-        numbers = [found.strength, found.effective, found.temperature, *found.weights.values()]
-        known &= all(math.isfinite(x) and x > 0 for x in numbers) and max(found.effective, *numbers[3:]) <= 1
+        known &= all(math.isfinite(x) and x > 0 for x in (found.strength, found.effective)) and found.effective <= 1
     except OSError as error:
         raise BadInput(f"rule.calibration={path}: {error.strerror}; `null` does without one") from None
     except (ValueError, TypeError, AttributeError) as error:
@@ -58,7 +55,7 @@ def read_calibration(path: str, rule: RuleConfig) -> Calibration:
     if not known:
         raise BadInput(f"rule.calibration={path}: unknown probe or class, or a number out of range")
     templates = {probe: shown | found.templates.get(probe, {}) for probe, shown in rule.templates.items()}
-    return replace(found, templates=templates, weights=rule.weights | found.weights)
+    return replace(found, templates=templates)
 
 
 def calibrated(rule: RuleConfig) -> RuleConfig:

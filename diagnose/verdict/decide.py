@@ -184,10 +184,10 @@ def decide(
     none = least + unsure <= max(rule.tau, error)
     top = stacked.argmax(0)
     said = np.where(open_gap, top + 1, np.where(none, 0, 1 + len(GAPS)))
-    believed = _believed(said, 2 + len(GAPS) if unsure else 1 + len(GAPS), rule)
+    believed = _believed(said, 2 + len(GAPS) if unsure else 1 + len(GAPS))
     p: dict[Verdict, float] = dict(zip(("none", *GAPS), believed, strict=False))
     second = np.sort(stacked, 0)[-2]
-    p_mixed = _believed(open_gap & (second >= rule.mixed_share * gap), 2, rule)[1]
+    p_mixed = _believed(open_gap & (second >= rule.mixed_share * gap), 2)[1]
     every = {**{str(c): share for c, share in p.items()}, "mixed": p_mixed}
     if p_mixed >= rule.claim:
         return "mixed", None, p_mixed, every
@@ -197,14 +197,13 @@ def decide(
     return best, _kind(best, draws, missing, rule), p[best], every
 
 
-def _believed(said: Array, outcomes: int, rule: RuleConfig) -> list[float]:
-    """Probabilities of outcomes 0, 1, … from draws of them: no sharper than their number and the temperature allow.
+def _believed(said: Array, outcomes: int) -> list[float]:
+    """Probabilities of outcomes 0, 1, … from draws of them: no sharper than their number allows.
 
     Half a draw is added to each outcome (Jeffreys): 400 draws that agree have not shown certainty.
     """
     shares = (np.bincount(said.astype(int), minlength=outcomes) + 0.5) / (len(said) + 0.5 * outcomes)
-    cooled = shares ** (1 / rule.temperature)
-    return [float(p) for p in cooled / cooled.sum()]
+    return [float(p) for p in shares]
 
 
 def _kind(verdict: Verdict, draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> Kind | None:
@@ -213,7 +212,7 @@ def _kind(verdict: Verdict, draws: Array, missing: tuple[str, ...], rule: RuleCo
             return "unstated"
         case "format":
             plain, suppressed = (np.nan_to_num(draws[:, CLASSES.index(kind)]) for kind in FORMAT)
-            return "suppressed" if _believed(suppressed > plain, 2, rule)[1] >= rule.claim else None
+            return "suppressed" if _believed(suppressed > plain, 2)[1] >= rule.claim else None
         case "knowledge":
             return _kind_of_knowledge(draws, missing, rule)
     return None
@@ -222,7 +221,7 @@ def _kind(verdict: Verdict, draws: Array, missing: tuple[str, ...], rule: RuleCo
 def _kind_of_knowledge(draws: Array, missing: tuple[str, ...], rule: RuleConfig) -> Kind:
     parts = np.nan_to_num(np.array([draws[:, CLASSES.index(kind)] for kind in KNOWLEDGE]))
     top = parts.argmax(0)
-    shares = _believed(top, len(KNOWLEDGE), rule)
+    shares = _believed(top, len(KNOWLEDGE))
     best = int(np.argmax(shares))
     kind = KINDS[best]
     stored = {"ranked", "samples"} <= set(missing)  # nothing asked whether what is not said is stored

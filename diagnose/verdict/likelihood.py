@@ -93,13 +93,12 @@ def format_floor(seen: Evidence, probe: Probe) -> Array:
 
 def loglik(seen: Evidence, rule: RuleConfig, reader: Reader, error: Misread, theta: dict[Probe, Array]) -> Array:
     """[2, items, classes]: log-likelihood of all that was seen, of an item that is not readable and of one that is."""
-    weigh = rule.weights
-    common = sum((weigh[p] * wins_loglik(seen, p, theta[p]) for p in WINS if p not in READ_WINS), np.zeros(1))
+    common = sum((wins_loglik(seen, p, theta[p]) for p in WINS if p not in READ_WINS), np.zeros(1))
     out = []
     for readable in (UNREADABLE, READABLE):
-        ll = common + sum(weigh[p] * levels_loglik(seen, p, theta[p], reader, error, readable) for p in LEVELS)
-        ll = ll + sum(weigh[p] * counts_loglik(seen, p, rule, error, readable) for p in COUNT)
-        out.append(ll + sum(weigh[p] * read_wins_loglik(seen, p, theta[p], error, readable) for p in READ_WINS))
+        ll = common + sum(levels_loglik(seen, p, theta[p], reader, error, readable) for p in LEVELS)
+        ll = ll + sum(counts_loglik(seen, p, rule, error, readable) for p in COUNT)
+        out.append(ll + sum(read_wins_loglik(seen, p, theta[p], error, readable) for p in READ_WINS))
     share = error.sensitivity[:, None].clip(LEAST, 1)
     out[UNREADABLE] = out[UNREADABLE] + np.log(np.maximum(1 - share, 1e-300))
     out[READABLE] = out[READABLE] + np.where(reader.missed[:, None], np.log(1e-300), np.log(share))

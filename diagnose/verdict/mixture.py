@@ -5,10 +5,9 @@ Skene (1979, https://doi.org/10.2307/2346806) gives, per slice, posterior draws 
     y_ir | z_i = c                one three-level outcome per probe, a count for samples, a win for rankings
     P(success) = g + (1 - g) mu   g: its control's measured rate; mu_rc ~ Beta(strength * template), pooled over slices
 
-The log-likelihood of a probe counts by its weight (at most 1), because the probes of an item share its difficulty; an
-item counts by `effective` (at most 1), because the items of a slice share what the templates get wrong. Both come from
-models of known gaps (calibration.py). Slices that overlap are fitted on disjoint cells and reported as sums. Clustered
-items count by their effective number.
+An item counts by `effective` (at most 1), because the items of a slice share what the templates get wrong; it comes
+from models of known gaps (calibration.py). Slices that overlap are fitted on disjoint cells and reported as sums.
+Clustered items count by their effective number.
 """
 
 from __future__ import annotations

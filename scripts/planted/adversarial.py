@@ -6,7 +6,7 @@ each is planted: a verdict with P of .9 or more that is not it is wrong, whateve
 
     python -m scripts.planted.adversarial          # both bases, already trained: about an hour on 2 CPU cores
     python -m scripts.planted.adversarial --bases a --traps "dates in words" "half refused"
-    python -m scripts.planted.adversarial --calibration conf/calibration/planted-2.json
+    python -m scripts.planted.adversarial --calibration conf/calibration/planted-3.json
 
 Runs that the same code has finished on the same rows are not repeated. Writes scripts/results/adversarial.json.
 """

@@ -4,8 +4,8 @@ Pass the `out` directories of finished diagnoses; each eval set needs a truth.js
 Pools marked there as held out are not used. Everything except the templates is chosen by two-fold cross-validation: the
 pools are split into halves, and each half is judged with templates fitted on the other.
 
-    python -m scripts.planted.fit outputs/planted/a/run --version planted-2
-    python diagnose.py rule.calibration=conf/calibration/planted-2.json …
+    python -m scripts.planted.fit outputs/planted/a/run --version planted-3
+    python diagnose.py rule.calibration=conf/calibration/planted-3.json …
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import betaln, expit, gammaln, logit
+from scipy.optimize import minimize
+from scipy.special import betaln, expit, gammaln
 
 from diagnose.config import ProbesConfig, RuleConfig
 from diagnose.errors import BadInput
@@ -44,10 +44,8 @@ SHARES = ((1.0,), (0.7, 0.3), (0.5, 0.5), (0.4, 0.3, 0.3))
 SIZES = (32, 64)
 OPTIONAL = ("format_suppressed",)
 """Classes that keep the templates of conf/rule where nobody has planted them."""
-GRID = {"strength": (12.0, 36.0), "weights": (0.7, 1.0), "samples": (0.5, 1.0), "effective": (0.5, 0.7, 1.0)}
-"""Hand-set. `samples` has its own weight, because all samples of an item share its difficulty."""
-ROUNDS = 4
-"""Maximum iterations of fitting the temperature: it changes when the diagnosis stops, hence the verdicts (hand-set)."""
+GRID = {"strength": (12.0, 36.0), "effective": (0.5, 0.7, 1.0)}
+"""Hand-set."""
 LEAST_ITEMS = 8
 """A rate over fewer items is not used (hand-set)."""
 LEAST, MOST = 0.02, 0.98
@@ -66,7 +64,7 @@ def main() -> int:
             best = taken(tried)
             print(f"chosen: {summary(best)}", flush=True)
             more = [c for c in worlds(args.runs, prior, 3 * args.worlds, args.seed + 1) if c[0].size == max(SIZES)]
-            stops = confidence(more, changed(prior, best), pool)
+            stops = at_the_stop(more, changed(prior, best), pool)
     except BadInput as error:
         print(error, file=sys.stderr)
         return 2
@@ -82,8 +80,6 @@ def main() -> int:
         },
         strength=best["strength"],
         effective=best["effective"],
-        temperature=round(stops["temperature"], 3),
-        weights=changed(prior, best).weights,
         templates=templates(sources, prior),
     )
     args.out.mkdir(parents=True, exist_ok=True)
@@ -227,7 +223,7 @@ def worlds(runs: Sequence[Path], prior: RuleConfig, count: int, seed: int) -> It
 
 
 def search(cases: Sequence[Case], prior: RuleConfig, pool: ProcessPoolExecutor) -> Iterator[dict[str, Any]]:
-    """Every setting of GRID with its log loss of the verdict, at the best temperature."""
+    """Every setting of GRID with its log loss of the verdict."""
     for values in itertools.product(*GRID.values()):
         setting = dict(zip(GRID, values, strict=True))
         rule = changed(prior, setting)
@@ -237,42 +233,19 @@ def search(cases: Sequence[Case], prior: RuleConfig, pool: ProcessPoolExecutor) 
         yield found
 
 
-def confidence(cases: Sequence[Case], rule: RuleConfig, pool: ProcessPoolExecutor) -> dict[str, Any]:
-    """Fit the temperature of P(verdict) to the verdicts at which the adaptive diagnosis stops."""
-    temperature = 1.0
-    for _ in range(ROUNDS):
-        used = replace(rule, temperature=temperature)
-        jobs = [(world, replace(used, templates=foreign), k) for k, (world, foreign) in enumerate(cases)]
-        slices = [s for part in pool.map(stop, jobs) for s in part]
-        stated = [scores.stated(s) for s in slices]
-        change = temperature_for(stated)
-        found = {
-            "temperature": temperature,
-            "right": float(np.mean([right for _, right in stated])),
-            "stated": float(np.mean([p for p, _ in stated])),
-            "items": float(np.mean([s["n"] for s in slices])),
-            "slices": len(slices),
-        }
-        print("stopped: ", "  ".join(f"{k} {v:.3g}" for k, v in found.items()), f"  next {temperature * change:.2f}")
-        if abs(np.log(change)) < 0.05:
-            break
-        temperature *= change
+def at_the_stop(cases: Sequence[Case], rule: RuleConfig, pool: ProcessPoolExecutor) -> dict[str, Any]:
+    """What the verdicts at which the adaptive diagnosis stops state, and how often they are right."""
+    jobs = [(world, replace(rule, templates=foreign), k) for k, (world, foreign) in enumerate(cases)]
+    slices = [s for part in pool.map(stop, jobs) for s in part]
+    stated = [scores.stated(s) for s in slices]
+    found = {
+        "right": float(np.mean([right for _, right in stated])),
+        "stated": float(np.mean([p for p, _ in stated])),
+        "items": float(np.mean([s["n"] for s in slices])),
+        "slices": len(slices),
+    }
+    print("stopped: ", "  ".join(f"{k} {v:.3g}" for k, v in found.items()), flush=True)
     return found
-
-
-def temperature_for(stated: Sequence[tuple[float, bool]]) -> float:
-    """The maximum-likelihood temperature of these probabilities, relative to the one they were stated at.
-
-    Targets are smoothed: n correct of n count as (n + 1) of (n + 2) (Platt 1999).
-    """
-    p, right = np.array([p for p, _ in stated]).clip(1e-4, 1 - 1e-4), np.array([hit for _, hit in stated])
-    wanted = np.where(right, (right.sum() + 1) / (right.sum() + 2), 1 / ((~right).sum() + 2))
-
-    def loss(log_temperature: float) -> float:
-        cooled = expit(logit(p) / np.exp(log_temperature))
-        return float(-(wanted * np.log(cooled) + (1 - wanted) * np.log1p(-cooled)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-2, 2), method="bounded").x))
 
 
 def taken(tried: list[dict[str, Any]]) -> dict[str, Any]:
@@ -311,29 +284,19 @@ def stop(job: tuple[World, RuleConfig, int]) -> list[dict[str, Any]]:
 
 
 def changed(prior: RuleConfig, setting: dict[str, Any]) -> RuleConfig:
-    """The rule with a setting of GRID. The weight of the plain answer is always 1; the others are relative to it."""
-    own = {"plain": 1.0, "samples": setting["samples"]}
-    weights = {probe: own.get(probe, setting["weights"]) for probe in prior.weights}
-    return replace(prior, strength=setting["strength"], effective=setting["effective"], weights=weights)
+    """The rule with a setting of GRID."""
+    return replace(prior, **{name: setting[name] for name in GRID})
 
 
 def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
-    """Log loss at the best temperature, that temperature, accuracy of the verdicts, and coverage."""
+    """Log loss and accuracy of the verdicts, and coverage."""
     slices = [s for s in slices if s["p_classes"]]
     p = np.array([list(s["p_classes"].values()) for s in slices])
     right = np.array([[c in s["right"] for c in s["p_classes"]] for s in slices])
-
-    def losses(temperature: float) -> Array:
-        cooled = (p / p.sum(1, keepdims=True)) ** (1 / temperature)
-        cooled /= cooled.sum(1, keepdims=True)
-        return -np.log((cooled * right).sum(1).clip(1e-12))
-
-    best = minimize(lambda free: losses(np.exp(free[0])).mean(), np.zeros(1), method="Nelder-Mead")
-    temperature = float(np.exp(best.x[0]))
+    losses = -np.log(((p / p.sum(1, keepdims=True)) * right).sum(1).clip(1e-12))
     return {
-        "loss": float(best.fun),
-        "losses": losses(temperature).tolist(),
-        "temperature": temperature,
+        "loss": float(losses.mean()),
+        "losses": losses.tolist(),
         "right": float(np.mean([s["best"] in s["right"] for s in slices])),
         "coverage90": float(np.mean([c for s in slices for c in s["covered"]])),
         "slices": len(slices),
@@ -347,10 +310,8 @@ def told(found: dict[str, Any]) -> dict[str, Any]:
 
 def summary(found: dict[str, Any]) -> str:
     return (
-        f"strength {found['strength']:4.0f}  weights {found['weights']:.1f}  "
-        f"samples {found['samples']:.1f}  effective {found['effective']:.1f}   "
-        f"log loss {found['loss']:.3f}  temperature {found['temperature']:.2f}  right {found['right']:.3f}  "
-        f"90 % covers {found['coverage90']:.2f}"
+        f"strength {found['strength']:4.0f}  effective {found['effective']:.1f}   log loss {found['loss']:.3f}  "
+        f"right {found['right']:.3f}  90 % covers {found['coverage90']:.2f}"
     )
 
 

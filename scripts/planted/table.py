@@ -80,9 +80,7 @@ ABLATIONS = (
     Variant("without self-pairs", self_pairs=False),
     Variant("each slice alone", pooled=False),
     Variant("uncalibrated", calibrated=False),
-    *(Variant(f"temperature {t}", changed=(("temperature", t),)) for t in (0.6, 1.0)),
     *(Variant(f"effective {e}", changed=(("effective", e),)) for e in (0.5, 1.0)),
-    Variant("samples in full", changed=(("weights.samples", 1.0),)),
 )
 
 
