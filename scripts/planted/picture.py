@@ -46,8 +46,9 @@ truth is what the corpus contains, checked before any probe by two other instrum
 fine-tuning on 64 items of a group, which must fix the other 80 if only format, preference or the key was missing,
 and must not if knowledge was.
 
-Class templates and the effective weight of an item were fitted on 12 recipes of one base ("seen"); the next three columns are recipes, a base, or both that nothing was fitted on; the last is
-the first base with the LoRA. Intervals are 95 %, over recipes and slices.
+Class templates and the effective weight of an item were fitted on 12 recipes of one base ("seen"); the next three
+columns are recipes, a base, or both that nothing was fitted on; the last is the first base with the LoRA. Intervals
+are 95 %, over recipes and slices.
 
 Two targets are missed: on the unseen base alone 90 % intervals contain the truth too rarely, and with 64 items of
 every slice P is slightly underconfident on the seen recipes and on the unseen base. Mixtures are where the threshold
