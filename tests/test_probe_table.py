@@ -60,7 +60,6 @@ def paraphrased(''',
         ("    Probe.MARGINS: _margins,\n", "    Probe.MARGINS: _margins,\n    Probe.INSTRUCTED: _instructed,\n"),
     ],
     "conf/rule/default.yaml": [
-        ("  {plain: 1.0,", "  {instructed: 1.0, plain: 1.0,"),
         (
             "templates:\n",
             "templates:\n  instructed: {none: [.97, .97], format: [.85, .6], format_suppressed: [.05, .5], "
@@ -128,9 +127,9 @@ def test_a_probe_that_was_added_and_left_out_is_missing(extended: Path) -> None:
 
 
 def test_every_entry_is_complete() -> None:
-    """A stage for each, a template and a weight for each that the mixture model reads, an explanation for each gap."""
+    """A stage for each, a template for each that the mixture model reads, an explanation for each gap."""
     rule = shipped_rule()
     assert set(STAGES) | {Probe.PLAIN} == set(PROBES)
-    assert set(rule.templates) == set(rule.weights) == set(MODELLED)
+    assert set(rule.templates) == set(MODELLED)
     for entry in TABLE:
         assert (entry.missing is None) == (entry.unknown_without == "") == (entry.would_show == "")
