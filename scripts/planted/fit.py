@@ -249,8 +249,8 @@ def at_the_stop(cases: Sequence[Case], rule: RuleConfig, pool: ProcessPoolExecut
 
 
 def taken(tried: list[dict[str, Any]]) -> dict[str, Any]:
-    """Among the settings within one standard error of the lowest log loss, the one whose 90 % intervals have a coverage
-    closest to 90 %.
+    """Among the settings within one standard error of the lowest log loss, the one that makes the most of the items
+    (`effective`) while nothing shows that its 90 % intervals hold the truth too rarely.
     """
     best = min(tried, key=lambda t: t["loss"])
     equal = []
@@ -258,7 +258,8 @@ def taken(tried: list[dict[str, Any]]) -> dict[str, Any]:
         worse = np.array(one["losses"]) - np.array(best["losses"])
         if worse.mean() <= worse.std() / np.sqrt(len(worse)):
             equal.append(one)
-    return min(equal, key=lambda t: abs(t["coverage90"] - 0.9))
+    covering = [t for t in equal if t["coverage90"] + 1.96 * t["coverage90_se"] >= 0.9]
+    return max(covering or [max(equal, key=lambda t: t["coverage90"])], key=lambda t: (t["effective"], -t["loss"]))
 
 
 def split(source: Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -294,11 +295,13 @@ def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
     p = np.array([list(s["p_classes"].values()) for s in slices])
     right = np.array([[c in s["right"] for c in s["p_classes"]] for s in slices])
     losses = -np.log(((p / p.sum(1, keepdims=True)) * right).sum(1).clip(1e-12))
+    covered = np.array([np.mean(s["covered"]) for s in slices if s["covered"]])  # the shares of a slice sum to one
     return {
         "loss": float(losses.mean()),
         "losses": losses.tolist(),
         "right": float(np.mean([s["best"] in s["right"] for s in slices])),
-        "coverage90": float(np.mean([c for s in slices for c in s["covered"]])),
+        "coverage90": float(covered.mean()),
+        "coverage90_se": float(covered.std() / np.sqrt(len(covered))),
         "slices": len(slices),
     }
 
