@@ -30,6 +30,9 @@ HELD = 4
 """Sweeps that share a draw of the reader's error; the second half counts (hand-set)."""
 STEPS = 30
 """Of expectation-maximisation before them (hand-set)."""
+DEFINING = (Probe.PLAIN, Probe.FREE)
+"""Probes that define the classes: is the content there, in form, with the demand for a format and without? Their rates
+are not learnt; a class would come to mean what it is not."""
 Array = np.ndarray
 
 
@@ -78,9 +81,9 @@ def gibbs(
         onehot = np.eye(len(CLASSES))[z]
         gamma = _mixture(onehot, seen, prior, open_cells, rng)
         drawn = Drawn(onehot, readable, error)
-        for probe in LEVELS:
-            theta[probe] = _update_levels(seen, probe, theta[probe], drawn, reader, rule, rng)
-        for probe in (p for p in WINS if p is not Probe.FREE):  # what a class is defined by is not learnt
+        for probe in (p for p in LEVELS if p not in DEFINING):
+            theta[probe] = _update_levels(seen, probe, theta[probe], drawn, rule, rng)
+        for probe in (p for p in WINS if p not in DEFINING):
             theta[probe] = _update_wins(seen, probe, theta[probe], drawn, rule, rng)
         if kept(sweep, rule):
             hidden = np.isin(z, ACCEPTED) & ~readable
@@ -133,21 +136,18 @@ def _as_seen(p: Array, both: Array) -> Array:
 
 
 def _update_levels(
-    seen: Evidence, probe: Probe, mu: Array, drawn: Drawn, reader: Reader, rule: RuleConfig, rng: np.random.Generator
+    seen: Evidence, probe: Probe, mu: Array, drawn: Drawn, rule: RuleConfig, rng: np.random.Generator
 ) -> Array:
     """Draw the rates of one probe, after drawing which answers had the content in truth."""
     onehot, readable, error = drawn.onehot, drawn.readable, drawn.error
-    known = reader.labelled & (probe is Probe.PLAIN)
     lenient, strict = np.nan_to_num(seen.levels[probe]).T
     asked = (~np.isnan(seen.levels[probe][:, 0])) * seen.weights
     up, top = onehot @ mu[:, 0], onehot @ mu[:, 1]
     g = seen.floors[probe]
     there = g + (1 - g) * up
-    hidden = there * (1 - top) * readable
-    of_only = np.where(known, 1.0, hidden / np.maximum(hidden + (1 - there) * error.invented, 1e-9))
-    missed, plain = there * ~readable, probe is Probe.PLAIN
-    wrong = (1 - there) * (1 - error.invented) * np.where(plain & (reader.group >= 0), 1 - error.told_apart, 1.0)
-    of_failed = np.where(known | (plain & reader.apart), 0.0, missed / np.maximum(missed + wrong, 1e-9))
+    hidden, missed = there * (1 - top) * readable, there * ~readable
+    of_only = hidden / np.maximum(hidden + (1 - there) * error.invented, 1e-9)
+    of_failed = missed / np.maximum(missed + (1 - there) * (1 - error.invented), 1e-9)
     only = (lenient - strict) * (rng.random(len(g)) < of_only)
     content = strict + only + (1 - lenient) * (rng.random(len(g)) < of_failed)
     active = content * _thin(g, up, rng)

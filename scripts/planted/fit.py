@@ -75,7 +75,7 @@ def main() -> int:
             "command": " ".join(["python -m scripts.planted.fit", *sys.argv[1:]]),
             "organisms": sorted({f"{s.name}/{p.organism}" for s in sources for p in s.pools}),
             "items": sum(len(p.items) for s in sources for p in s.pools),
-            "tried": [told(t) for t in tried],
+            "tried": rounded(tried, 4),
             "stopped": rounded(stops, 4),
         },
         strength=best["strength"],
@@ -249,17 +249,11 @@ def at_the_stop(cases: Sequence[Case], rule: RuleConfig, pool: ProcessPoolExecut
 
 
 def taken(tried: list[dict[str, Any]]) -> dict[str, Any]:
-    """Among the settings within one standard error of the lowest log loss, the one that makes the most of the items
-    (`effective`) while nothing shows that its 90 % intervals hold the truth too rarely.
+    """Items are discounted (`effective`) no more than it takes: the largest value at which nothing shows that 90 %
+    intervals hold the truth too rarely; then the lowest log loss.
     """
-    best = min(tried, key=lambda t: t["loss"])
-    equal = []
-    for one in tried:
-        worse = np.array(one["losses"]) - np.array(best["losses"])
-        if worse.mean() <= worse.std() / np.sqrt(len(worse)):
-            equal.append(one)
-    covering = [t for t in equal if t["coverage90"] + 1.96 * t["coverage90_se"] >= 0.9]
-    return max(covering or [max(equal, key=lambda t: t["coverage90"])], key=lambda t: (t["effective"], -t["loss"]))
+    covering = [t for t in tried if t["coverage90"] + 1.96 * t["coverage90_se"] >= 0.9]
+    return max(covering or [max(tried, key=lambda t: t["coverage90"])], key=lambda t: (t["effective"], -t["loss"]))
 
 
 def split(source: Recording) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -298,17 +292,11 @@ def measured(slices: list[dict[str, Any]]) -> dict[str, Any]:
     covered = np.array([np.mean(s["covered"]) for s in slices if s["covered"]])  # the shares of a slice sum to one
     return {
         "loss": float(losses.mean()),
-        "losses": losses.tolist(),
         "right": float(np.mean([s["best"] in s["right"] for s in slices])),
         "coverage90": float(covered.mean()),
         "coverage90_se": float(covered.std() / np.sqrt(len(covered))),
         "slices": len(slices),
     }
-
-
-def told(found: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a setting that are stored in a calibration file."""
-    return dict(rounded({k: v for k, v in found.items() if k != "losses"}, 4))
 
 
 def summary(found: dict[str, Any]) -> str:
