@@ -6,10 +6,11 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from diagnose.text import first_line
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core", "wandb", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
+LOCK = "run.lock"
 SECRETS = ("key", "token", "secret", "password")
 
 
@@ -40,15 +42,50 @@ def provenance(config: Any) -> dict[str, Any]:
     }
 
 
-def open_run(out: Path, record: RunRecord, redo: bool = True) -> None:
-    """Start a run directory, or resume one that holds the same work.
+@contextmanager
+def open_run(out: Path, record: RunRecord, redo: bool = True) -> Iterator[None]:
+    """Start a run directory, or resume one that holds the same work, and keep others from working in it meanwhile.
 
     Args:
         redo: may a finished run be reopened? Its answers are kept, its results are rewritten.
 
     Raises:
-        BadInput: it holds something else.
+        BadInput: it holds something else, or another process works in it.
     """
+    with _alone_in(out):
+        _check_same(out, record, redo)
+        write_json(out / "run.json", record)
+        yield
+
+
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Hold the lock file of the directory, which names process and host; that of a process that is gone is taken over.
+
+    Raises:
+        BadInput: another process holds it.
+    """
+    from filelock import SoftFileLock, Timeout
+
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = SoftFileLock(out / LOCK, blocking=False)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise BadInput(
+                f"out={out}: process {lock.pid} works in it; wait until it has ended, or choose another directory "
+                f"(if it ran on another machine and is gone: rm {shlex.quote(str(out / LOCK))})"
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        with suppress(OSError):  # a run that was discarded, or refused before it began, leaves no empty directory
+            out.rmdir()
+
+
+def _check_same(out: Path, record: RunRecord, redo: bool) -> None:
     path = out / "run.json"
     if path.exists():
         try:
@@ -62,18 +99,8 @@ def open_run(out: Path, record: RunRecord, redo: bool = True) -> None:
             raise BadInput(f"out={out}: holds another run (differs in {', '.join(differs)}); choose a new directory")
         if old.status == "finished" and not redo:
             raise BadInput(f"out={out}: holds a finished run; choose a new directory")
-    elif out.exists() and any(out.iterdir()):
+    elif any(path.name != LOCK for path in out.iterdir()):
         raise BadInput(f"out={out}: is not empty and holds no run; choose a new directory")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
-
-
-def discard_run(out: Path) -> None:
-    """Take back a run directory in which nothing has been measured yet."""
-    (out / "run.json").unlink()
-    if not any(out.iterdir()):
-        out.rmdir()
 
 
 def origin(record: RunRecord) -> dict[str, Any]:

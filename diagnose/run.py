@@ -28,7 +28,7 @@ from diagnose.models.base import Model, prompt_format_sha
 from diagnose.models.gguf import is_gguf
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.provenance import ROOT, discard_run, open_run, origin, provenance, write_json, write_whole
+from diagnose.provenance import ROOT, open_run, origin, provenance, write_json, write_whole
 from diagnose.records import Attribution, Diagnosis, DiagnosisRun
 from diagnose.report.console import show_diagnosis
 from diagnose.report.html import render_markdown, render_report
@@ -77,18 +77,18 @@ def run(config: DiagnoseConfig) -> Diagnosis:
         prompt_format=model.prompt_format,
         prompt_format_sha=prompt_format_sha(model.prompt_format),
     )
-    open_run(out, record)
-    _check_end_token(model, evalset, config.seed, out)
-    with Bars(items=evalset.items) as bars:
-        log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read, bars.saw)
-        print(_asked(evalset, config, len(log)), file=sys.stderr)
-        evalset = spend(model, evalset, config.probes, config.rule, log, judges, bars.settled, reads)
-    diagnosis, found = conclude(config, evalset, log, record, rows, labels_of(audited, log))
-    write_whole(out / "diagnosis.json", diagnosis.to_json())
-    write_whole(out / "report.html", render_report(diagnosis))
-    write_whole(out / "report.md", render_markdown(diagnosis))
-    write_audit(out / "audit.csv", evalset, log, found)
-    write_json(out / "run.json", replace(record, status="finished"))
+    with open_run(out, record):
+        _check_end_token(model, evalset, config.seed, out)
+        with Bars(items=evalset.items) as bars:
+            log = AnswerLog(out / "answers.jsonl", config.seed, bars, judges.read, bars.saw)
+            print(_asked(evalset, config, len(log)), file=sys.stderr)
+            evalset = spend(model, evalset, config.probes, config.rule, log, judges, bars.settled, reads)
+        diagnosis, found = conclude(config, evalset, log, record, rows, labels_of(audited, log))
+        write_whole(out / "diagnosis.json", diagnosis.to_json())
+        write_whole(out / "report.html", render_report(diagnosis))
+        write_whole(out / "report.md", render_markdown(diagnosis))
+        write_audit(out / "audit.csv", evalset, log, found)
+        write_json(out / "run.json", replace(record, status="finished"))
     log_diagnosis(config.wandb, diagnosis, out)
     show_diagnosis(diagnosis, str(out / "report.html"))
     if config.launch:
@@ -107,7 +107,7 @@ def _check_end_token(model: Model, evalset: EvalSet, seed: int, out: Path) -> No
     try:
         model.check_end_token(evalset.items, seed)
     except Blocked:
-        discard_run(out)
+        (out / "run.json").unlink()
         raise
     write_whole(path, "")
 

@@ -54,7 +54,6 @@ def run(config: EvalConfig) -> Comparison:
     out = Path(config.out or "")
     same = {"diagnosis": str(config.diagnosis), "arms": ",".join(config.arms), "seed": str(config.seed)}
     record = RunRecord(**provenance(config), identity=same)
-    open_run(out, record)
     # Base and runs must use the same backend: after a diagnosis over HTTP the base is loaded locally, too.
     local = then["model"] if then["model"]["kind"] == "hf" else runs[0][1].config["model"]
     settings = ModelConfig(**local)
@@ -64,29 +63,31 @@ def run(config: EvalConfig) -> Comparison:
     probes = ProbesConfig(**then["probes"])
     judges = Judges(ModelConfig(**then["judge"]), ReaderConfig(**then.get("reader", {})))
     judges.check(evalset.items)
-
-    base = ask(settings, evalset, probes, config, judges, ruler, out / "base")
-    measured = {}
-    for path, _ in runs:
-        tuned = replace(settings, adapter=str(path / "adapter"))
-        measured[str(path)] = ask(tuned, evalset, probes, config, judges, ruler, out / f"{path.name}_{_weights(path)}")
-    results = [compare_run(r, str(p), base, measured[str(p)], config.gate, guard, config.arms) for p, r in runs]
-    by_target = _by_target(results, measured, diagnosis)
-    comparison = Comparison(
-        decision_id=diagnosis.decision_id,
-        diagnosis=str(config.diagnosis),
-        base={"model": settings.path, "prompt_format_sha": ruler["prompt_format_sha"], "evalset": evalset.sha256},
-        arms=config.arms,
-        runs=results,
-        skipped=skipped,
-        best=by_target[0]["best"],
-        regret=by_target[0]["regret"],
-        by_target=by_target,
-        provenance=origin(record),
-    )
-    write_whole(out / "comparison.json", comparison.to_json())
-    write_whole(out / "report.html", render_report(comparison))
-    write_json(out / "run.json", replace(record, status="finished"))
+    with open_run(out, record):
+        base = ask(settings, evalset, probes, config, judges, ruler, out / "base")
+        measured = {}
+        for path, _ in runs:
+            tuned = replace(settings, adapter=str(path / "adapter"))
+            measured[str(path)] = ask(
+                tuned, evalset, probes, config, judges, ruler, out / f"{path.name}_{_weights(path)}"
+            )
+        results = [compare_run(r, str(p), base, measured[str(p)], config.gate, guard, config.arms) for p, r in runs]
+        by_target = _by_target(results, measured, diagnosis)
+        comparison = Comparison(
+            decision_id=diagnosis.decision_id,
+            diagnosis=str(config.diagnosis),
+            base={"model": settings.path, "prompt_format_sha": ruler["prompt_format_sha"], "evalset": evalset.sha256},
+            arms=config.arms,
+            runs=results,
+            skipped=skipped,
+            best=by_target[0]["best"],
+            regret=by_target[0]["regret"],
+            by_target=by_target,
+            provenance=origin(record),
+        )
+        write_whole(out / "comparison.json", comparison.to_json())
+        write_whole(out / "report.html", render_report(comparison))
+        write_json(out / "run.json", replace(record, status="finished"))
     log_comparison(config.wandb, comparison, out)
     show_comparison(comparison, str(out / "report.html"))
     _exit_by_verdict(config, results)

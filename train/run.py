@@ -50,16 +50,17 @@ def run(config: TrainConfig) -> None:
         return
     out = Path(config.out or "")
     record = _record(config, diagnosis, data, checks, advised, slices)
-    _prepare(out, config, record, data, items)
-    code = subprocess.run(_command(config, out), env=_environment(config)).returncode
-    result = _result(out) or {"status": "failed", "reason": f"the worker exited with code {code}"}
-    gates = record.gates | result.pop("method_gates", {})
-    write_json(out / "run.json", replace(record, **result, gates=gates))
-    if result["status"] == "blocked":
-        raise Blocked(f"{out}: blocked: {result['reason']}")
-    if result["status"] == "failed":
-        raise RunFailed(f"{out}: {result['reason']}; to resume, repeat the command with out={out}")
-    shutil.rmtree(out / "trainer", ignore_errors=True)
+    with open_run(out, record, redo=False):
+        _write_inputs(out, config, data, items)
+        code = _work(_command(config, out), _environment(config))
+        result = _result(out) or {"status": "failed", "reason": f"the worker exited with code {code}"}
+        gates = record.gates | result.pop("method_gates", {})
+        write_json(out / "run.json", replace(record, **result, gates=gates))
+        if result["status"] == "blocked":
+            raise Blocked(f"{out}: blocked: {result['reason']}")
+        if result["status"] == "failed":
+            raise RunFailed(f"{out}: {result['reason']}; to resume, repeat the command with out={out}")
+        shutil.rmtree(out / "trainer", ignore_errors=True)
     _farewell(out, config, result)
 
 
@@ -185,12 +186,21 @@ def _show(config: TrainConfig, data: dict[str, Rows], checks: list[Check], advis
         )
 
 
-def _prepare(out: Path, config: TrainConfig, record: TrainingRun, data: dict[str, Rows], items: list[EvalItem]) -> None:
-    """Create the run directory, or resume an unfinished one of the same job, and write the worker's inputs."""
-    open_run(out, record, redo=False)
+def _write_inputs(out: Path, config: TrainConfig, data: dict[str, Rows], items: list[EvalItem]) -> None:
+    """What the worker reads."""
     (out / "result.json").unlink(missing_ok=True)
     write_json(out / "graders.json", {name: asdict(item.grader) for item in items for name in item.slices})
     write_json(out / "job.json", {"config": asdict(config), "data": {kind: rows.rows for kind, rows in data.items()}})
+
+
+def _work(command: list[str], environment: dict[str, str]) -> int:
+    """The exit code of the worker, whose stdin ends when this process does, whatever ends it."""
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as worker:
+        try:
+            return worker.wait()
+        except BaseException:
+            worker.terminate()
+            raise
 
 
 def _command(config: TrainConfig, out: Path) -> list[str]:

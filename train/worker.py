@@ -6,7 +6,9 @@ Writes the adapter and result.json into the run directory. Only rank 0 logs to W
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,19 @@ from diagnose.models.weights import best_device
 from diagnose.provenance import read_record, write_json
 from diagnose.report.wandb import start_run
 from train.records import TrainingRun
+
+
+def end_with_parent() -> None:
+    """End this process when stdin does: train.run holds the other end, so it is gone, by `kill -9` or in any other way.
+
+    An orphan would go on writing into a run directory that the repeated command resumes.
+    """
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(128 + signal.SIGHUP)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main(out: Path) -> int:
@@ -71,4 +86,5 @@ def _track(job: Any) -> Any:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     sys.exit(main(Path(sys.argv[1])))

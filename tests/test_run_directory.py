@@ -1,0 +1,130 @@
+"""A run directory has one writer at a time, and no process outlives the command that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_verb
+from filelock import SoftFileLock
+
+from diagnose.errors import BadInput
+from diagnose.provenance import LOCK, open_run
+from diagnose.records import RunRecord
+
+SHORT = ["evalset.limit=20", "probes.enabled=[plain]", "wandb.mode=disabled"]
+
+
+def record(**identity: str) -> RunRecord:
+    empty = {"command": [], "config": {}, "commit": None, "dirty": False, "versions": {}, "python": "", "seed": 0}
+    return RunRecord(**empty, started="", identity=identity or {"x": "1"})
+
+
+def until(happened: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_second_writer_is_refused_while_the_first_works_and_welcome_afterwards(tmp_path: Path) -> None:
+    with open_run(tmp_path / "o", record()):
+        before = sorted(p.name for p in (tmp_path / "o").iterdir())
+        with pytest.raises(BadInput, match=rf"process {os.getpid()} works in it"), open_run(tmp_path / "o", record()):
+            pass
+        assert sorted(p.name for p in (tmp_path / "o").iterdir()) == before == ["run.json", LOCK]
+    with open_run(tmp_path / "o", record()):
+        pass
+    assert not (tmp_path / "o" / LOCK).exists()
+
+
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> None:
+    """As `kill -9` leaves it."""
+    lock = f"lock = filelock.SoftFileLock({str(tmp_path / LOCK)!r}); lock.acquire()"
+    hold = f"import filelock, os; {lock}; os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", hold]).returncode == 9 and (tmp_path / LOCK).exists()
+    with open_run(tmp_path, record()):
+        assert SoftFileLock(tmp_path / LOCK).pid == os.getpid()
+
+
+def test_the_lock_of_another_machine_is_left_alone_and_named(tmp_path: Path) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    with SoftFileLock(tmp_path / "x"):
+        mine = (tmp_path / "x").read_text()
+    theirs = mine.replace(socket.gethostname(), "node-7").replace(str(os.getpid()), gone.stdout.strip())
+    assert theirs != mine
+    (tmp_path / LOCK).write_text(theirs)
+    with pytest.raises(BadInput, match=r"another machine and is gone: rm .*run\.lock"), open_run(tmp_path, record()):
+        pass
+
+
+def test_what_is_refused_leaves_no_directory_and_no_lock(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_run(tmp_path / "new", record()):
+        (tmp_path / "new" / "run.json").unlink()
+        raise KeyboardInterrupt
+    assert not (tmp_path / "new").exists()
+    with open_run(tmp_path / "old", record()):
+        pass
+    with pytest.raises(BadInput, match="differs in x"), open_run(tmp_path / "old", record(x="2")):
+        pass
+    assert [p.name for p in (tmp_path / "old").iterdir()] == ["run.json"]
+
+
+def test_two_diagnoses_into_one_directory_ask_everything_once(tmp_path: Path) -> None:
+    out = tmp_path / "o"
+    settings = [f"out={out}", "evalset.limit=20", "wandb.mode=disabled"]
+    command = [sys.executable, str(ROOT / "diagnose.py"), *settings]
+    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    until(lambda: (out / LOCK).exists() or first.poll() is not None)
+    second = run_verb("diagnose", *settings)
+    assert (second.returncode, first.wait()) == (2, 0), second.stderr
+    assert second.stderr.strip() == (
+        f"out={out}: process {first.pid} works in it; wait until it has ended, or choose another directory (if it ran "
+        f"on another machine and is gone: rm {out / LOCK})"
+    )
+    lines = (out / "answers.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines))
+
+
+@pytest.fixture(scope="module")
+def diagnosis(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("short") / "d"
+    done = run_verb("diagnose", f"out={out}", *SHORT)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_a_worker_ends_with_its_parent(diagnosis: Path, tmp_path: Path, how: int) -> None:
+    """An orphan would write into the directory that the repeated command resumes."""
+    out = tmp_path / "t"
+    settings = [
+        "method=sft",
+        "data.slices=[stone_json,home_known]",
+        "method.args.max_steps=2000",
+        "wandb.mode=disabled",
+    ]
+    command = [sys.executable, str(ROOT / "train.py"), f"diagnosis={diagnosis}", f"out={out}", *settings]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    listing = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    until(lambda: (out / "trainer").exists() or parent.poll() is not None)
+    (worker,) = (int(pid) for pid in listing.read_text().split())
+    assert alive(worker)
+    parent.send_signal(how)
+    parent.wait()
+    until(lambda: not alive(worker), 20)
