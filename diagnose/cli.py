@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from diagnose.config import DiagnoseConfig
 from diagnose.errors import BadInput, GapwiseError, RunFailed
+from diagnose.redact import redacted_text
 from diagnose.text import first_line, printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -151,7 +152,7 @@ def guarded(main: Callable[[], object]) -> int:
 
 def _ended_by(error: GapwiseError) -> int:
     """The exit code of an error whose message has been printed."""
-    print(f"\n{printable(str(error))}", file=sys.stderr)
+    print(f"\n{printable(redacted_text(str(error)))}", file=sys.stderr)
     return error.exit_code
 
 

@@ -19,20 +19,20 @@ from typing import Any, TypeVar
 
 from diagnose.errors import BadInput, RunFailed
 from diagnose.records import SCHEMA_VERSION, RunRecord
+from diagnose.redact import redacted, redacted_text
 from diagnose.text import first_line
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core", "wandb", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 LOCK = "run.lock"
-SECRETS = ("key", "token", "secret", "password")
 
 
 def provenance(config: Any) -> dict[str, Any]:
     """The fields of a RunRecord that are known before anything is loaded."""
     return {
         "command": typed_command(),
-        "config": asdict(config),
+        "config": redacted(asdict(config)),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
         "versions": {name: version(name) for name in PACKAGES},
@@ -136,15 +136,7 @@ def typed_command() -> list[str]:
     """The command as it was typed, before the root scripts complete it; without secrets."""
     script, typed = Path(sys.argv[0]).name, sys.orig_argv
     at = next((i for i, part in enumerate(typed) if Path(part).name == script), None)
-    return [script, *(hide(arg) for arg in (sys.argv[1:] if at is None else typed[at + 1 :]))]
-
-
-def hide(argument: str) -> str:
-    """Mask a secret typed as an override before it is written; names of tokens and variables are kept."""
-    key, _, _ = argument.partition("=")
-    last = key.rsplit(".", 1)[-1].lower()
-    harmless = last in ("eos_token", "api_key_env", "max_new_tokens")
-    return f"{key}=***" if "=" in argument and not harmless and any(s in last for s in SECRETS) else argument
+    return [script, *map(redacted_text, sys.argv[1:] if at is None else typed[at + 1 :])]
 
 
 def file_sha(path: Path) -> str:

@@ -404,12 +404,3 @@ def test_a_real_diagnosis_renders(diagnose_scripted: Any) -> None:
     for r in found.recommendations:
         assert r.method in page and r.would_flip.split(":")[0][:20] in re.sub("</?code>", "`", html.unescape(page))
     assert "http" not in re.sub(r"http-equiv", "", page) and "default-src 'none'" in page and "<script" not in page
-
-
-def test_secrets_do_not_reach_a_file(tmp_path: Path) -> None:
-    from diagnose.provenance import hide
-
-    assert hide("model.api_key=sk-123") == "model.api_key=***"
-    assert hide("+wandb.token=abc") == "+wandb.token=***"
-    assert hide("model.eos_token=<s>") == "model.eos_token=<s>"
-    assert hide("model.max_new_tokens=3") == "model.max_new_tokens=3"

@@ -20,6 +20,7 @@ from diagnose.errors import BadInput, RunFailed
 from diagnose.models.base import LAYOUT, PLAIN_STOP, Completion, Constraint, Score, lay_out, with_system
 from diagnose.probes.table import Probe
 from diagnose.records import EvalItem, Finish, Prompt
+from diagnose.redact import redacted_text
 from diagnose.text import first_line
 
 SCORED = frozenset({Probe.RANKED, Probe.MARGINS})
@@ -83,7 +84,7 @@ class ServedModel:
         # Counted in rows, and one request returns up to 24 of them: a batch must keep all connections busy.
         self.batch_size = settings.batch_size or 16 * settings.concurrency
         self.max_new_tokens = settings.max_new_tokens or 64
-        self.device = f"{settings.base_url}"
+        self.device = redacted_text(f"{settings.base_url}")
         self.fingerprint: str | None = None
         self.lacks: frozenset[Probe] = SCORED if self.chat else frozenset()
         self._several = True
@@ -122,7 +123,7 @@ class ServedModel:
             self.lacks |= {Probe.CONSTRAINED}
         hidden = "tokenizer, chat template, BOS and EOS are not visible over the API and are not compared"
         missing = f"; not supported by this server, so missing: {', '.join(sorted(self.lacks))}" if self.lacks else ""
-        print(f"{self.settings.base_url}: {hidden}{missing}", file=sys.stderr)
+        print(f"{self.device}: {hidden}{missing}", file=sys.stderr)
 
     def check_end_token(self, items: Sequence[EvalItem], seed: int) -> None:
         """See Model; the server ends the answers."""

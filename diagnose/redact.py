@@ -1,0 +1,70 @@
+"""Secrets do not leave the process: what is written or printed of a config, a command or an error goes through here.
+
+They are told by shape (credentials in a URL, the prefixes under which services hand out keys) and, under keys that are
+named after secrets, by value: whatever such a key holds, unless it reads as a name or as a special token.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from math import log2
+from typing import Any
+
+import regex
+
+HIDDEN = "***"
+USERINFO = regex.compile(r"(?<=://)[^/?#\s]+(?=@)")
+ISSUED = regex.compile(
+    r"\b(?:sk-[\w-]{12,}|hf_\w{12,}|gh[opsur]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{12,}|xox[abeprs]-[\w-]{10,}"
+    r"|A(?:KIA|SIA)[A-Z0-9]{16}|AIza[\w-]{30,}|ya29\.[\w-]{16,}|gsk_\w{16,}|r8_\w{16,}|npm_\w{16,}|pypi-[\w-]{16,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
+)
+"""Keys by the prefixes of OpenAI, Anthropic, Hugging Face, GitHub, GitLab, Slack, AWS, Google, Groq, Replicate, npm and PyPI;
+and JSON web tokens."""
+ASSIGNED = regex.compile(r"""(?P<key>[\w.+-]{1,200}+)(?P<is>["']?\s{0,3}[=:]\s{0,3}["']?)(?P<value>[^\s,"'{}\[\]]++)""")
+"""`key=value`, `key: value` and `"key": "value"`, in a command, an override or a message."""
+ALWAYS = regex.compile(
+    r"passw(?:or)?d|secret|credential|passphrase|^(?:api_?key|(?:access|private|auth)_?(?:key|token)|(?:hub_|hf_)?token)$",
+    regex.IGNORECASE,
+)
+OFTEN = regex.compile(r"token|key|auth|cookie|bearer", regex.IGNORECASE)
+SPECIAL = regex.compile(r"[<>|\[\]{}\s]|^\$\{")
+"""A special token, a template or a text is none."""
+LONG, BITS = 12, 3.0
+"""A value is random if it has so many characters, and so many bits of entropy each (both hand-set)."""
+
+
+def redacted(value: Any, key: str = "") -> Any:
+    """A config, or any JSON-like value, without the secrets in it; texts in it are left as they are but for those.
+
+    Args:
+        key: the name under which the value stands.
+    """
+    if isinstance(value, Mapping):
+        return {name: redacted(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(item, key) for item in value]
+    if not isinstance(value, str):
+        return value
+    return HIDDEN if _is_secret(key, value) else ISSUED.sub(HIDDEN, USERINFO.sub(HIDDEN, value))
+
+
+def redacted_text(text: str) -> str:
+    """A command or a message without the secrets in it, be they values of settings that it names."""
+    text = ISSUED.sub(HIDDEN, USERINFO.sub(HIDDEN, text))
+    return ASSIGNED.sub(lambda m: f"{m['key']}{m['is']}{HIDDEN}" if _is_secret(m["key"], m["value"]) else m[0], text)
+
+
+def _is_secret(key: str, value: str) -> bool:
+    last = key.rsplit(".", 1)[-1]
+    if not value or value == HIDDEN or value.lower() in ("none", "null", "true", "false") or SPECIAL.search(value):
+        return False
+    return bool(ALWAYS.search(last)) or (bool(OFTEN.search(last)) and _random(value))
+
+
+def _random(value: str) -> bool:
+    """Neither the name of something, as of an environment variable, nor a number."""
+    named = regex.fullmatch(r"[A-Za-z]+(?:[_-][A-Za-z]+)*[_-]?\d{0,2}|[\d.]+", value)
+    entropy = -sum(n / len(value) * log2(n / len(value)) for n in Counter(value).values())
+    return not named and len(value) >= LONG and entropy >= BITS

@@ -1,0 +1,104 @@
+"""Passwords and keys stand in no file and no message; what merely looks like one is left alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import planted_rows
+from scripted_server import BASE, ScriptedServer
+
+from diagnose.config import DiagnoseConfig, EvalSetConfig, ModelConfig, ProbesConfig, RuleConfig, WandbConfig
+from diagnose.errors import GapwiseError
+from diagnose.redact import redacted, redacted_text
+from diagnose.run import run
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("model.base_url=http://alice:hunter2pw@host:8000/v1", "model.base_url=http://***@host:8000/v1"),
+        ("judge.base_url=https://:p@ss@w0rd@host/v1", "judge.base_url=https://***@host/v1"),
+        ("data.sft=hf://token@datasets/x", "data.sft=hf://***@datasets/x"),
+        ("model.api_key_env=sk-proj-0123456789abcdef", "model.api_key_env=***"),
+        ("model.api_key_env=q9Xv2LmPz7RtYw3K", "model.api_key_env=***"),
+        ("method.args.hub_token=hf_abcdefghijklmnop", "method.args.hub_token=***"),
+        ("method.args={hub_token: s3cret, lr: 1}", "method.args={hub_token: ***, lr: 1}"),
+        ("+wandb.token=abc", "+wandb.token=***"),
+        ('{"api_key": "abc"}', '{"api_key": "***"}'),
+        ("Error 401: Incorrect API key provided: sk-abcdefghijklmnop.", "Error 401: Incorrect API key provided: ***."),
+        ("AKIAIOSFODNN7EXAMPLE and ghp_0123456789abcdefABCD", "*** and ***"),
+    ],
+)
+def test_secrets_are_told_by_value_and_shape(command: str, shown: str) -> None:
+    assert redacted_text(command) == shown
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "model.eos_token=<s>",
+        "model.eos_token='<|im_end|>'",
+        "model.max_new_tokens=128",
+        "model.api_key_env=OPENAI_API_KEY",
+        "judge.api_key_env=MY_GATEWAY_KEY_2",
+        "evalset.columns.token='{{ key | tojson }}'",
+        "evalset.grader.key=total_amount",
+        "model.base_url=http://localhost:8000/v1",
+        "evalset.path=s3://bucket/a@b.jsonl",
+        "model.api_key_env=null",
+        "method.args.per_device_train_batch_size=8",
+    ],
+)
+def test_what_is_no_secret_stays(command: str) -> None:
+    assert redacted_text(command) == command
+    key, _, value = command.partition("=")
+    assert redacted({key: value}) == {key: value}
+
+
+def test_texts_in_a_config_are_not_rewritten() -> None:
+    """A system prompt that was changed would be another prompt format when the run is read back."""
+    config = {"system_prompt": "Ask for the password: never say it. key=value", "columns": {"target": "{{ key }}"}}
+    assert redacted(config) == config
+    assert redacted({"a": [{"hub_token": "x1", "lr": 0.1, "url": "http://u:p@h"}], "password": None}) == {
+        "a": [{"hub_token": "***", "lr": 0.1, "url": "http://***@h"}],
+        "password": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "text", ["=" * 100_000, "key=" * 30_000, "a" * 200_000 + "=", "://" + "a" * 200_000, "sk-" * 60_000]
+)
+def test_long_texts_are_read_in_linear_time(text: str) -> None:
+    assert len(redacted_text(text)) > 0
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_password_in_a_url_stands_nowhere(
+    works: bool, tmp_path: Path, rule: RuleConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = planted_rows({"healthy": ["none"] * 16})
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "out"
+    with ScriptedServer(rows) as server:
+        url = server.url.replace("://", "://alice:hunter2pw@")
+        config = DiagnoseConfig(
+            model=ModelConfig(kind="openai", base_url=url, name=BASE if works else "other", retries=0),
+            evalset=EvalSetConfig(path=str(tmp_path / "set.jsonl")),
+            probes=ProbesConfig(enabled=["plain"]),
+            rule=rule,
+            wandb=WandbConfig(mode="disabled"),
+            out=str(out),
+        )
+        if works:
+            run(config)
+        else:
+            with pytest.raises(GapwiseError) as ended:
+                run(config)
+            assert "hunter2pw" not in redacted_text(str(ended.value)) and "://***@" in redacted_text(str(ended.value))
+    said = capsys.readouterr()
+    written = {path.name: path.read_text() for path in out.rglob("*") if path.is_file()} if works else {}
+    assert "run.json" in written or not works
+    for name, text in (written | {"stdout": said.out, "stderr": said.err}).items():
+        assert "hunter2pw" not in text and "alice" not in text, name
