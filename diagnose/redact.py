@@ -20,7 +20,7 @@ ISSUED = regex.compile(
     r"|A(?:KIA|SIA)[A-Z0-9]{16}|AIza[\w-]{30,}|ya29\.[\w-]{16,}|gsk_\w{16,}|r8_\w{16,}|npm_\w{16,}|pypi-[\w-]{16,}"
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
 )
-"""Keys by the prefixes of OpenAI, Anthropic, Hugging Face, GitHub, GitLab, Slack, AWS, Google, Groq, Replicate, npm and PyPI;
+"""Keys by their prefixes: OpenAI, Anthropic, Hugging Face, GitHub, GitLab, Slack, AWS, Google, Groq, Replicate, npm, PyPI,
 and JSON web tokens."""
 ASSIGNED = regex.compile(r"""(?P<key>[\w.+-]{1,200}+)(?P<is>["']?\s{0,3}[=:]\s{0,3}["']?)(?P<value>[^\s,"'{}\[\]]++)""")
 """`key=value`, `key: value` and `"key": "value"`, in a command, an override or a message."""
