@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import beta, norm
 
 from diagnose.config import RuleConfig
 from diagnose.items.evalset import EvalSet, by_slice
@@ -32,6 +32,8 @@ from diagnose.verdict.readings import LABELS, content_missing, doubted
 from diagnose.verdict.unread import remedy, unread
 
 GAPS: tuple[Verdict, ...] = ("format", "knowledge", "preference")
+MORE, MOST = 8, 1000
+"""Fewest and most further items that are asked for (hand-set)."""
 Array = np.ndarray
 KINDS: tuple[Kind, ...] = ("latent", "absent", "skill")
 """In the order of KNOWLEDGE."""
@@ -236,17 +238,29 @@ def _kind_of_knowledge(draws: Array, missing: tuple[str, ...], rule: RuleConfig)
 def _needs(draws: Array, n: int, p: float, rule: RuleConfig) -> int:
     """Further items until the leading verdict would be claimed, if the shares stay as they are.
 
-    Normal approximation: the standard error of the deciding difference shrinks with the square root of n. Few items
-    that are all right leave a skewed gap whose mean is at tau; there P, of the leading verdict, says more. The result
-    is kept between 8 and 1,000, z at .1 or more (all hand-set).
+    Between gaps by a normal approximation: the standard error of the deciding difference shrinks with the square root
+    of n; z is taken to be .1 or more (hand-set).
     """
     if n < rule.min_items:
         return rule.min_items - n
+    gap = np.sum(list(masses(draws).values()), axis=0)
+    if (gap < rule.tau).mean() > 0.5:
+        return _needs_to_be_healthy(gap, n, rule)
     deciding = _deciding(draws, rule)
     z = abs(float(deciding.mean())) / max(float(deciding.std()), 1e-9)
-    wanted = float(norm.ppf(rule.claim))
-    factor = (wanted / max(z, float(norm.ppf(p)), 0.1)) ** 2
-    return int(min(max(np.ceil(n * (factor - 1)), 8), 1000))
+    factor = (float(norm.ppf(rule.claim)) / max(z, float(norm.ppf(p)), 0.1)) ** 2
+    return int(min(max(np.ceil(n * (factor - 1)), MORE), MOST))
+
+
+def _needs_to_be_healthy(gap: Array, n: int, rule: RuleConfig) -> int:
+    """The same for a gap below tau, whose draws are skewed: taken for a Beta variable, whose failures grow with n."""
+    mean = float(gap.mean())
+    size = mean * (1 - mean) / max(float(gap.var()), 1e-9) - 1
+    prior = min(mean * size, rule.kappa)
+    more = np.arange(MORE, MOST + 1)
+    grown = (n + more) / n
+    sure = beta.cdf(rule.tau, prior + (mean * size - prior) * grown, (1 - mean) * size * grown) >= rule.claim
+    return int(more[sure.argmax()]) if sure.any() else MOST
 
 
 def waterfall(items: list[EvalItem], log: AnswerLog, floors: dict[str, float]) -> dict[str, float]:
