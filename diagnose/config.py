@@ -24,8 +24,8 @@ CHOICES = {
     "reader.kind": ("hf", "openai"),
     "reader.dtype": DTYPES,
     "probes.budget": ("full", "adaptive"),
-    "wandb.mode": ("offline", "online", "disabled"),
 }
+WANDB_MODES = ("offline", "online", "disabled")
 LEAST = {
     "model.concurrency": 1,
     "model.retries": 0,
@@ -47,7 +47,6 @@ LEAST = {
     "evalset.limit": 1,
     "rule.min_items": 1,
     "rule.burn": 0,
-    "seed": 0,
 }
 POSITIVE = ("model.timeout_seconds", "probes.temperature", "rule.kappa", "rule.strength", "rule.rho_weight")
 TRAINING_FIELDS = ("prompt", "messages", "completion", "chosen", "rejected", "slice", "target")
@@ -226,12 +225,41 @@ def check_data(data: DataConfig) -> None:
         raise BadInput(f"data.columns.{unknown[0]}: not a field of a training row; allowed: {allowed}")
 
 
+def check_run(config: Any) -> None:
+    """Refuse what is wrong in `out`, `seed` and `wandb`, which all three commands have.
+
+    Raises:
+        BadInput: naming the key, what was found and what is allowed.
+    """
+    _check_out(config.out)
+    if not 0 <= config.seed < 2**32:
+        raise BadInput(f"seed={config.seed}: allowed: 0 to {2**32 - 1}")
+    if config.wandb.mode not in WANDB_MODES:
+        raise BadInput(f"wandb.mode={config.wandb.mode}: allowed: {', '.join(WANDB_MODES)}")
+
+
+def _check_out(out: str | None) -> None:
+    """A run directory that cannot be made or written is refused before anything is computed for it."""
+    if out is None:
+        return
+    path = Path(out).absolute()
+    parts = (path, *path.parents)
+    if broken := next((part for part in parts if part.is_symlink() and not part.exists()), None):
+        raise BadInput(f"out={out}: {broken} is a symbolic link that leads nowhere; choose a directory")
+    above = next(part for part in parts if part.exists())
+    if not above.is_dir():
+        raise BadInput(f"out={out}: is a file or inside one; choose a directory")
+    if _closed(above):
+        raise BadInput(f"out={out}: not writable; choose another directory")
+
+
 def check_diagnose(config: DiagnoseConfig) -> None:
     """Refuse what no later step can fix, before anything slow is imported.
 
     Raises:
         BadInput: naming the key, what was found and what is allowed.
     """
+    check_run(config)
     check_data(config.data)
     for complaint in (
         *_choices(config),
@@ -296,10 +324,6 @@ def _number_complaints(config: DiagnoseConfig) -> Iterator[str]:
 
 
 def _other_complaints(config: DiagnoseConfig) -> Iterator[str]:
-    if config.out is not None and _blocked(Path(config.out)):
-        yield f"out={config.out}: is a file or inside one; choose a directory"
-    if config.out is not None and _closed(Path(config.out)):
-        yield f"out={config.out}: not writable; choose another directory"
     if not config.evalset.path:
         yield "evalset.path: missing; expected a file, a `datasets` directory, or a hub name"
     if config.launch and not (config.data.sft or config.data.preferences):
@@ -308,18 +332,12 @@ def _other_complaints(config: DiagnoseConfig) -> Iterator[str]:
         yield f"launch=true: train must load the weights itself; not possible with model.kind={config.model.kind}"
 
 
-def _blocked(out: Path) -> bool:
-    """Is it, or one of its parents, a file?"""
-    return not next(part for part in (out, *out.absolute().parents) if part.exists()).is_dir()
-
-
-def _closed(out: Path) -> bool:
+def _closed(folder: Path) -> bool:
     """Is it unwritable? Tried out, because permission bits are not conclusive; a full disk has its own message."""
     import tempfile
 
-    above = next(part for part in (out, *out.absolute().parents) if part.exists())
     try:
-        with tempfile.TemporaryDirectory(dir=above):
+        with tempfile.TemporaryDirectory(dir=folder):
             return False
     except OSError as error:
-        return above.is_dir() and error.errno not in (errno.ENOSPC, errno.EDQUOT)
+        return error.errno not in (errno.ENOSPC, errno.EDQUOT)

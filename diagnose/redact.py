@@ -20,8 +20,8 @@ ISSUED = regex.compile(
     r"|A(?:KIA|SIA)[A-Z0-9]{16}|AIza[\w-]{30,}|ya29\.[\w-]{16,}|gsk_\w{16,}|r8_\w{16,}|npm_\w{16,}|pypi-[\w-]{16,}"
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
 )
-"""Keys by their prefixes: OpenAI, Anthropic, Hugging Face, GitHub, GitLab, Slack, AWS, Google, Groq, Replicate, npm, PyPI,
-and JSON web tokens."""
+"""Keys by their prefixes: OpenAI, Anthropic, Hugging Face, GitHub, GitLab, Slack, AWS, Google, Groq, Replicate, npm,
+PyPI, and JSON web tokens."""
 ASSIGNED = regex.compile(r"""(?P<key>[\w.+-]{1,200}+)(?P<is>["']?\s{0,3}[=:]\s{0,3}["']?)(?P<value>[^\s,"'{}\[\]]++)""")
 """`key=value`, `key: value` and `"key": "value"`, in a command, an override or a message."""
 ALWAYS = regex.compile(
@@ -47,16 +47,17 @@ def redacted(value: Any, key: str = "") -> Any:
         return [redacted(item, key) for item in value]
     if not isinstance(value, str):
         return value
-    return HIDDEN if _is_secret(key, value) else ISSUED.sub(HIDDEN, USERINFO.sub(HIDDEN, value))
+    return HIDDEN if is_secret(key, value) else ISSUED.sub(HIDDEN, USERINFO.sub(HIDDEN, value))
 
 
 def redacted_text(text: str) -> str:
     """A command or a message without the secrets in it, be they values of settings that it names."""
     text = ISSUED.sub(HIDDEN, USERINFO.sub(HIDDEN, text))
-    return ASSIGNED.sub(lambda m: f"{m['key']}{m['is']}{HIDDEN}" if _is_secret(m["key"], m["value"]) else m[0], text)
+    return ASSIGNED.sub(lambda m: f"{m['key']}{m['is']}{HIDDEN}" if is_secret(m["key"], m["value"]) else m[0], text)
 
 
-def _is_secret(key: str, value: str) -> bool:
+def is_secret(key: str, value: str) -> bool:
+    """Whether what stands under a key is a secret by the name of the key, and does not read as anything else."""
     last = key.rsplit(".", 1)[-1]
     if not value or value == HIDDEN or value.lower() in ("none", "null", "true", "false") or SPECIAL.search(value):
         return False

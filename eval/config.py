@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from diagnose.cli import register
-from diagnose.config import WandbConfig
+from diagnose.config import WandbConfig, check_run
 from diagnose.errors import BadInput
 
 ARMS = ("prompt", "retrieval")
@@ -51,6 +51,7 @@ def check_eval(config: EvalConfig) -> None:
     Raises:
         BadInput: naming the key.
     """
+    check_run(config)
     if not config.runs:
         raise BadInput("runs: missing; expected a run directory or a glob: 'runs=outputs/train/*'")
     unknown = set(config.arms) - set(ARMS)

@@ -12,6 +12,7 @@ from diagnose.config import DataConfig, EvalSetConfig, ModelConfig, ProbesConfig
 from diagnose.errors import BadInput, Blocked, Inconclusive
 from diagnose.items.evalset import EvalSet, lend_rows, read_evalset
 from diagnose.models import load_model
+from diagnose.models.adapter import check_adapter
 from diagnose.models.base import prompt_format_differs, prompt_format_sha
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
@@ -150,6 +151,11 @@ def find_runs(pattern: str, diagnosis: Diagnosis) -> tuple[Found, dict[str, str]
             continue
         if record.status != "finished":
             skipped[str(path)] = f"{record.status}: {record.reason}"
+            continue
+        try:
+            check_adapter(str(path / "adapter"), str(record.base))
+        except BadInput as error:
+            skipped[str(path)] = str(error)
             continue
         if served and not found:
             ruler |= {key: getattr(record, key) for key in ("prompt_format_sha", "base")}

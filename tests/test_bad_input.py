@@ -386,7 +386,7 @@ CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("empty stop string", {"model__stop": [""]}, "model.stop: contains an empty string"),
     ("escape in a stop string", {"model__stop": [r"\n\n"]}, r"""in bash: $'model.stop=["\n"]'"""),
     ("no new tokens", {"model__max_new_tokens": 0}, "model.max_new_tokens=0: allowed: 1 or more"),
-    ("negative seed", {"seed": -1}, "seed=-1: allowed: 0 or more"),
+    ("negative seed", {"seed": -1}, "seed=-1: allowed: 0 to 4294967295"),
     ("thresholds that cross", {"rule__best_low": 0.7}, "rule.best_low=0.7: must be less than rule.best_high=0.65"),
     ("no items needed", {"rule__min_items": 0}, "rule.min_items=0: allowed: 1 or more"),
     ("claim above 1", {"rule__claim": 2.0}, "rule.claim=2.0: allowed: 0 to 1"),
@@ -447,7 +447,7 @@ COMMANDS: list[tuple[str, list[str], str]] = [
     ("no override", ["seed"], "seed: missing EQUAL at '<EOF>'; expected KEY=VALUE"),
     ("list without end", ["probes.enabled=[plain"], "probes.enabled=[plain: "),
     ("unquoted template", ["evalset.columns.prompt={{ x }}"], "evalset.columns.prompt={{ x }}: "),
-    ("negative seed", ["seed=-1"], "seed=-1: allowed: 0 or more"),
+    ("negative seed", ["seed=-1"], "seed=-1: allowed: 0 to 4294967295"),
     ("out in a sweep", ["-m", "out=OUT", "seed=0,1"], "out: one directory cannot hold the jobs of a sweep"),
     ("unknown probe", ["probes.enabled=[plain,magic]"], "unknown ['magic']; allowed: plain, free, few_shot"),
     ("plain not enabled", ["probes.enabled=[few_shot]"], "must include `plain`"),
@@ -523,7 +523,15 @@ def pickled(folder: Path) -> Path:
     return folder
 
 
-def adapter(folder: Path, weights: dict[str, Any] | None, **changes: Any) -> dict[str, str]:
+def pickled_adapter(folder: Path) -> dict[str, str]:
+    import torch
+
+    made = adapter(folder, None)
+    torch.save(lora(192), folder / "adapter_model.bin")
+    return made
+
+
+def adapter(folder: Path, weights: dict[str, Any] | None, cut: bool = False, **changes: Any) -> dict[str, str]:
     from safetensors.torch import save_file
 
     folder.mkdir()
@@ -531,6 +539,9 @@ def adapter(folder: Path, weights: dict[str, Any] | None, **changes: Any) -> dic
     (folder / "adapter_config.json").write_text(json.dumps(about | changes))
     if weights is not None:
         save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    if cut:
+        whole = (folder / "adapter_model.safetensors").read_bytes()
+        (folder / "adapter_model.safetensors").write_bytes(whole[: len(whole) // 2])
     return {"adapter": str(folder)}
 
 
@@ -603,14 +614,17 @@ MODELS: list[tuple[str, Callable[[Path], Any], str]] = [
     (
         "adapter of another width",
         lambda f: adapter(f, lora(64)),
-        "does not fit this base: Error(s) in loading state_dict",
+        "does not fit this base: 8 of 8 weights missing or of another shape",
     ),
     (
         "adapter of other modules",
         lambda f: adapter(f, lora(192), target_modules=["c_attn"]),
         "not found in the base model",
     ),
-    ("adapter of one layer", lambda f: adapter(f, lora(192)), "does not fit this base: 6 weights missing"),
+    ("adapter of one layer", lambda f: adapter(f, lora(192)), "does not fit this base: 6 of 8 weights missing"),
+    ("adapter of endless rank", lambda f: adapter(f, lora(192), r=10**9), "of another shape"),
+    ("adapter cut off", lambda f: adapter(f, lora(192), cut=True), "does not fit this base: Error while deserializing"),
+    ("adapter in a pickle", pickled_adapter, "contains no adapter_model.safetensors"),
     (
         "adapter of no type",
         lambda f: adapter(f, lora(192), peft_type="ZORK"),

@@ -18,7 +18,7 @@ from diagnose.config import DiagnoseConfig
 from diagnose.errors import BadInput
 from diagnose.text import pasted
 from eval.config import EvalConfig, register_eval
-from train.config import TrainConfig, check_fields, check_train, register_train, trl_fields
+from train.config import TrainConfig, check_settings, check_train, names_of, register_train, trl_config
 
 CONF = ROOT / "conf"
 
@@ -63,7 +63,7 @@ def test_train_composes_and_its_fields_exist(override: str) -> None:
     config = composed("train", override, *slices)
     assert isinstance(config, TrainConfig)
     check_train(config)
-    check_fields(config)
+    check_settings(config)
 
 
 def test_eval_composes() -> None:
@@ -76,7 +76,7 @@ def test_training_settings_of_every_model_are_fields_of_trl(name: str) -> None:
     assert isinstance(config, DiagnoseConfig)
     assert set(config.model.train) == ({"sft", "dpo", "reward", "rloo"} if config.model.kind == "hf" else set())
     for stage, settings in config.model.train.items():
-        assert set(settings) <= trl_fields(stage)
+        assert set(settings) <= names_of(trl_config(stage))
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,21 @@ def test_training_settings_of_every_model_are_fields_of_trl(name: str) -> None:
     [
         ("method.args.learning_rat=1", "method.args.learning_rat: unknown field; did you mean learning_rate"),
         ("lora.rank=4", "lora.rank: unknown field; see the TRL or PEFT documentation"),
+        ("method.args.learning_rate=abc", "method.args.learning_rate=abc: Input should be a valid number"),
+        ("method.args.learning_rate=-1", "method.args.learning_rate=-1: allowed: more than 0"),
+        ("method.args.lr_scheduler_type=zork", "method.args: zork is not a valid SchedulerType"),
+        ("model.train.sft.max_length=0", "model.train.sft.max_length=0: allowed: more than 0"),
+        ("method.args.hub_token=hf_0123456789abcdef", "method.args.hub_token: a secret does not belong in a config"),
+        ("lora.r=0", "lora.r=0: allowed: more than 0"),
+        ("lora.r=abc", "lora.r=abc: Input should be a valid integer"),
+        ("lora.r=1000000000", "lora.r=1000000000: more than the width of any layer of this base"),
+        ("lora.target_modules=[zork]", "lora: does not fit"),
+        ("lora.task_type=ZORK", "lora: Invalid task type"),
+        ("seed=-1", "seed=-1: allowed: 0 to 4294967295"),
+        ("wandb.mode=zork", "wandb.mode=zork: allowed: offline, online, disabled"),
     ],
 )
-def test_a_misspelt_field_is_refused_before_anything_is_written(
+def test_a_setting_that_would_fail_later_is_refused_before_anything_is_written(
     override: str, says: str, demo_diagnosis: Path, tmp_path: Path
 ) -> None:
     done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=sft", override, f"out={tmp_path / 'out'}")

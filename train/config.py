@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from diagnose.cli import register
-from diagnose.config import DataConfig, ModelConfig, WandbConfig, check_data
+from diagnose.config import DataConfig, ModelConfig, WandbConfig, check_data, check_run
 from diagnose.errors import BadInput
 from diagnose.provenance import read_record
 from diagnose.records import Diagnosis
-from diagnose.text import hydra_list
+from diagnose.redact import is_secret
+from diagnose.text import first_line, hydra_list
 
 METHODS = ("sft", "dpo", "sft_dpo", "rlhf")
 STAGES = {"sft": "SFTConfig", "dpo": "DPOConfig", "reward": "RewardConfig", "rloo": "RLOOConfig"}
@@ -19,6 +23,15 @@ STAGES = {"sft": "SFTConfig", "dpo": "DPOConfig", "reward": "RewardConfig", "rlo
 ARGS_OF = {"sft": "sft", "dpo": "dpo", "sft_dpo": "dpo", "rlhf": "rloo"}
 """Which TRL config `method.args` belongs to; `method.first` belongs to the stage before it."""
 FIRST_OF = {"sft_dpo": "sft", "rlhf": "reward"}
+POSITIVE = frozenset(
+    ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length")
+    + ("max_completion_length", "num_generations", "r")
+)
+"""Settings of TRL and PEFT that neither library checks, but that fail or do nothing at 0."""
+OPEN = ("init_lora_weights",)
+"""Fields that take more values than their annotation names, such as pissa_niter_4."""
+UNBOUND = {"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": "none"}
+"""A TRL config is only checked here: it must not take a GPU from the worker."""
 SLICES = "expected the slices that every job trains on: 'data.slices=[SLICE,GUARD]'"
 
 
@@ -109,6 +122,7 @@ def check_train(config: TrainConfig) -> None:
     Raises:
         BadInput: naming the key.
     """
+    check_run(config)
     check_data(config.data)
     name = config.method.name
     if name not in METHODS:
@@ -125,38 +139,82 @@ def check_train(config: TrainConfig) -> None:
         raise BadInput(f"num_processes={config.num_processes}: at least 1")
 
 
-def check_fields(config: TrainConfig) -> None:
-    """Reject fields unknown to the stage's TRL config or to peft.LoraConfig; imports both libraries.
+def check_settings(config: TrainConfig) -> None:
+    """Reject what the TRL config of a stage or peft.LoraConfig does not take; imports both libraries.
 
     Raises:
-        BadInput: naming the key and similar existing fields.
+        BadInput: naming the key, and similar existing ones if it is unknown.
     """
-    name = config.method.name
-    _check_fields("method.args", config.method.args, trl_fields(ARGS_OF[name]))
-    if name in FIRST_OF:
-        _check_fields("method.first", config.method.first, trl_fields(FIRST_OF[name]))
-    _check_fields("lora", config.lora, lora_fields())
-
-
-def trl_fields(stage: str) -> frozenset[str]:
-    """Every field of a stage's TRL config."""
-    import trl
-
-    return frozenset(f.name for f in fields(getattr(trl, STAGES[stage])) if f.init)
-
-
-def lora_fields() -> frozenset[str]:
-    """Every field of peft.LoraConfig."""
     from peft import LoraConfig
 
-    return frozenset(f.name for f in fields(LoraConfig) if f.init)
+    last, first = ARGS_OF[config.method.name], FIRST_OF.get(config.method.name)
+    for key, stage, given in (("method.args", last, config.method.args), ("method.first", first, config.method.first)):
+        if stage:
+            _check_settings(f"model.train.{stage}", config.model.train.get(stage, {}), trl_config(stage), **UNBOUND)
+            _check_settings(key, given, trl_config(stage), **UNBOUND)
+    _check_settings("lora", config.lora, LoraConfig)
 
 
-def _check_fields(key: str, given: dict[str, Any], allowed: frozenset[str]) -> None:
-    from difflib import get_close_matches
+def trl_config(stage: str) -> Any:
+    """The TRL config class of a stage."""
+    import trl
 
-    for name in given:
-        if name not in allowed:
-            near = get_close_matches(name, allowed, n=3)
+    return getattr(trl, STAGES[stage])
+
+
+def _check_settings(key: str, given: dict[str, Any], kind: Any, **also: Any) -> None:
+    """Names, types and ranges; then the dataclass itself, which checks what its fields mean together."""
+    from pydantic import TypeAdapter, ValidationError
+
+    hints = get_type_hints(kind)
+    for name, value in given.items():
+        if name not in names_of(kind):
+            near = get_close_matches(name, names_of(kind), n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "see the TRL or PEFT documentation for its fields"
             raise BadInput(f"{key}.{name}: unknown field; {hint}")
+        if is_secret(name, str(value)):
+            raise BadInput(f"{key}.{name}: a secret does not belong in a config; set it in the environment (HF_TOKEN)")
+        if name in POSITIVE and isinstance(value, int | float) and not value > 0:
+            raise BadInput(f"{key}.{name}={value}: allowed: more than 0")
+        try:
+            if name not in OPEN:
+                TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            raise BadInput(f"{key}.{name}={value}: {error.errors()[0]['msg']}") from None
+    try:
+        kind(**{k: v for k, v in given.items() if v is not None} | also)
+    except (ValueError, TypeError, ImportError) as error:
+        raise BadInput(f"{key}: {first_line(error)}") from None
+
+
+@cache
+def names_of(kind: Any) -> frozenset[str]:
+    """The fields of a TRL config or of peft.LoraConfig that may be set."""
+    return frozenset(f.name for f in fields(kind) if f.init)
+
+
+def check_lora(config: TrainConfig) -> None:
+    """Reject LoRA settings that do not fit the base, whose layers are built without memory for their weights.
+
+    Raises:
+        BadInput: naming the first reason.
+    """
+    from peft import LoraConfig
+
+    from diagnose.models.adapter import lora_shapes
+
+    settings = lora_settings(config)
+    try:
+        shapes = lora_shapes(str(config.model.path), LoraConfig(**settings, task_type="CAUSAL_LM"))
+    except Exception as error:  # from PEFT or transformers; each is about these settings and this base
+        raise BadInput(f"lora: does not fit {config.model.path}: {first_line(error)}") from None
+    widths = [shape[1] for name, shape in shapes.items() if ".lora_A." in name]
+    if widths and settings.get("r", 0) > max(widths):
+        raise BadInput(f"lora.r={settings['r']}: more than the width of any layer of this base ({max(widths)})")
+
+
+def lora_settings(config: TrainConfig) -> dict[str, Any]:
+    """The fields of peft.LoraConfig, with the modules that conf/model names for this base."""
+    return deepcopy(config.lora) | {
+        "target_modules": config.lora.get("target_modules") or config.model.lora_targets or "all-linear"
+    }

@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from diagnose.config import DataConfig, ModelConfig, WandbConfig
 from diagnose.models.gguf import is_gguf
 from diagnose.models.weights import ALLOWED, load_tokenizer, load_weights
-from train.config import TrainConfig
+from train.config import TrainConfig, lora_settings
 from train.data import Rows, for_trl
 
 SHOWN = ("loss", "learning_rate", "reward", "kl", "rewards/accuracies", "accuracy", "rewards/margins")
@@ -102,9 +101,7 @@ class Job:
         """A fresh LoraConfig, because trainers modify theirs."""
         from peft import LoraConfig
 
-        settings = deepcopy(self.config.lora)
-        if settings.get("target_modules") is None:
-            settings["target_modules"] = self.config.model.lora_targets or "all-linear"
+        settings = lora_settings(self.config)
         if task_type == "SEQ_CLS":
             # A reward model has its own head; modules_to_save (embeddings, lm_head) applies to the policy only.
             settings["modules_to_save"] = None

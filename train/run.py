@@ -21,7 +21,7 @@ from diagnose.models.base import prompt_format_sha
 from diagnose.provenance import ROOT, open_run, provenance, write_json
 from diagnose.records import Diagnosis, EvalItem, Recommendation
 from diagnose.report.words import safe, short
-from train.config import STAGES, TrainConfig, check_fields, read_diagnosis
+from train.config import STAGES, TrainConfig, check_lora, check_settings, read_diagnosis
 from train.data import Rows, read_training
 from train.preflight import Check, current_prompt_format, preflight
 from train.records import TrainingRun
@@ -36,9 +36,10 @@ def run(config: TrainConfig) -> None:
         RunFailed: the worker crashed.
     """
     diagnosis = read_diagnosis(config.diagnosis)
-    check_fields(config)
+    check_settings(config)
     then = diagnosis.run["config"]
     config = replace(config, model=merge_model(then["model"], config.model), data=merge_data(then["data"], config.data))
+    check_lora(config)
     items = _items(diagnosis)
     advised = _advised(diagnosis, config.method.name)
     slices = config.data.slices or _slices(diagnosis, advised)

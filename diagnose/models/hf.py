@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnose.config import DTYPES, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
+from diagnose.models.adapter import with_adapter
 from diagnose.models.base import Completion, Constraint, Score, check_windows, lay_out, with_system
 from diagnose.models.batches import Halving
 from diagnose.models.prefill import Reader
@@ -22,7 +23,6 @@ from diagnose.models.weights import (
     placed,
     prompt_format_of,
     stop_strings,
-    with_adapter,
 )
 from diagnose.probes.table import Probe
 from diagnose.records import EvalItem, Finish, Prompt
@@ -59,7 +59,7 @@ class HFModel:
         model = load_weights(AutoModelForCausalLM, settings.path, "model.path", ALLOWED, dtype=settings.dtype or "auto")
         config = model.config
         if settings.adapter:
-            model = with_adapter(model, settings.adapter)
+            model = with_adapter(model, settings.adapter, settings.path)
         self.device = settings.device or best_device()
         self.network = placed(model, self.device)
         self.batch_size = settings.batch_size or 32

@@ -68,17 +68,21 @@ class ServedModel:
         Raises:
             BadInput: no base_url or name.
         """
-        from openai import OpenAI
+        from openai import AsyncOpenAI
+
+        from diagnose.models.http import BoundedClient, Loop
 
         for field in ("base_url", "name"):
             if not getattr(settings, field):
                 raise BadInput(f"{role}.{field}: missing; {role}.kind=openai needs {role}.base_url and {role}.name")
         self.settings, self.role = settings, role
-        self.client = OpenAI(
+        self.loop = Loop()
+        self.client = AsyncOpenAI(
             base_url=settings.base_url,
             api_key=os.environ.get(settings.api_key_env) or "none",
             timeout=settings.timeout_seconds,
             max_retries=settings.retries,
+            http_client=BoundedClient(settings.timeout_seconds),
         )
         self.chat = settings.api == "chat"
         # Counted in rows, and one request returns up to 24 of them: a batch must keep all connections busy.
@@ -263,7 +267,7 @@ class ServedModel:
         import openai
 
         try:
-            answer = create(**request)
+            answer = self.loop.run(create(**request))
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             if "max_completion_tokens" in str(error) and "max_tokens" in request:
                 self._limit = "max_completion_tokens"
@@ -271,7 +275,7 @@ class ServedModel:
                 return self._request(create, request)
             too_long = any(words in str(error).lower() for words in TOO_LONG)
             raise _Refused("too_long" if too_long else "server", self._complaint(error)) from None
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, ValueError, RecursionError) as error:  # the last two: of its JSON
             raise RunFailed(self._complaint(error)) from None
         if not getattr(answer, "choices", None):
             raise RunFailed(self._complaint(_unlike(answer)))

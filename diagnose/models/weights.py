@@ -1,10 +1,9 @@
-"""Loading from a model's directory (tokenizer, weights, adapter), and the prompt format that follows from it."""
+"""Loading from a model's directory (tokenizer, weights), and the prompt format that follows from it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -62,33 +61,6 @@ def placed(network: Any, device: str) -> Any:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = "cpu" if best_device() == "cpu" else f"cpu, {best_device()}"
         raise BadInput(f"model.device={device}: {first_line(error)}; this machine has: {here}") from None
-
-
-def with_adapter(model: Any, path: str) -> Any:
-    """The model with a LoRA adapter that takes every weight from the files.
-
-    Raises:
-        BadInput: no adapter saved by PEFT, or one for another base.
-    """
-    from peft import PeftModel, get_peft_model_state_dict
-    from peft.utils import load_peft_weights
-
-    for names in (("adapter_config.json",), ("adapter_model.safetensors", "adapter_model.bin")):
-        if not any((Path(path) / name).is_file() for name in names):
-            raise BadInput(f"model.adapter={path}: contains no {names[0]}; expected a directory saved by PEFT")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT uses a deprecated attribute of transformers
-            adapted = PeftModel.from_pretrained(model, path)
-        wanted = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        missing = set(wanted) - set(load_peft_weights(path, device="cpu"))
-    except Exception as error:  # from PEFT, safetensors or the JSON inside; each is about this directory
-        raise BadInput(f"model.adapter={path}: does not fit this base: {first_line(error)}") from None
-    if missing:
-        raise BadInput(
-            f"model.adapter={path}: does not fit this base: {len(missing)} weights missing (first: {min(missing)})"
-        )
-    return adapted
 
 
 def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
