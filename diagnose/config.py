@@ -12,6 +12,7 @@ from typing import Any
 
 from diagnose.errors import BadInput
 from diagnose.probes.table import PROBES, Probe
+from diagnose.redact import USERINFO
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 CHOICES = {
@@ -264,6 +265,7 @@ def check_diagnose(config: DiagnoseConfig) -> None:
     for complaint in (
         *_choices(config),
         *_model_complaints(config),
+        *_judge_complaints(config),
         *_number_complaints(config),
         *_other_complaints(config),
     ):
@@ -282,24 +284,32 @@ def _choices(config: DiagnoseConfig) -> Iterator[str]:
 
 
 def _model_complaints(config: DiagnoseConfig) -> Iterator[str]:
-    model, judge, reader = config.model, config.judge, config.reader
+    model = config.model
     if model.kind == "openai":
         for key in ("base_url", "name"):
             if not getattr(model, key):
                 yield f"model.{key}: missing; model.kind=openai needs it"
     elif not model.path:
         yield "model.path: missing; expected a directory, a .gguf file or a hub name (model.kind=recorded: a log)"
+    if "" in (model.stop or ()):
+        yield "model.stop: contains an empty string, which would end every answer at once"
+    if any("\\n" in stop for stop in model.stop or ()):
+        # Hydra takes escapes in an override literally; such a stop string never occurs, so no answer would end.
+        yield r"""model.stop: contains a backslash and an n, not a line break; in bash: $'model.stop=["\n"]'"""
+
+
+def _judge_complaints(config: DiagnoseConfig) -> Iterator[str]:
+    judge, reader = config.judge, config.reader
     if judge.kind == "openai" and not (judge.base_url and judge.name):
         yield "judge.base_url and judge.name: judge.kind=openai needs both"
     if reader.by == "model" and reader.kind == "openai" and not (reader.base_url and reader.name):
         yield "reader.base_url and reader.name: a served reader needs both"
     elif reader.by == "model" and not (reader.path or reader.base_url):
         yield "reader.path: missing; reader=model needs reader.path=DIR, or reader.base_url=URL and reader.name=NAME"
-    if "" in (model.stop or ()):
-        yield "model.stop: contains an empty string, which would end every answer at once"
-    if any("\\n" in stop for stop in model.stop or ()):
-        # Hydra takes escapes in an override literally; such a stop string never occurs, so no answer would end.
-        yield r"""model.stop: contains a backslash and an n, not a line break; in bash: $'model.stop=["\n"]'"""
+    for group, url in (("judge", judge.base_url), ("reader", reader.base_url)):
+        if url and USERINFO.search(url):
+            # No password is kept with a run, and eval.py asks judge and reader again.
+            yield f"{group}.base_url: contains a password; name a variable that holds the key in {group}.api_key_env"
 
 
 def _number_complaints(config: DiagnoseConfig) -> Iterator[str]:

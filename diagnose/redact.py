@@ -53,7 +53,14 @@ def redacted(value: Any, key: str = "") -> Any:
 def redacted_text(text: str) -> str:
     """A command or a message without the secrets in it, be they values of settings that it names."""
     text = ISSUED.sub(HIDDEN, USERINFO.sub(HIDDEN, text))
-    return ASSIGNED.sub(lambda m: f"{m['key']}{m['is']}{HIDDEN}" if is_secret(m["key"], m["value"]) else m[0], text)
+    return ASSIGNED.sub(_assigned, text)
+
+
+def _assigned(found: regex.Match[str]) -> str:
+    key, sign, value = found["key"], found["is"], found["value"]
+    word = value.rstrip(".;:)")
+    prose = sign == ": " and word.isalpha() and word.islower()  # `hub_token: missing` says no secret
+    return f"{key}{sign}{HIDDEN}" if is_secret(key, value) and not prose else found[0]
 
 
 def is_secret(key: str, value: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diagnose.config import DataConfig, EvalSetConfig, ModelConfig, ProbesConfig, ReaderConfig
+from diagnose.config import ModelConfig, ProbesConfig
 from diagnose.errors import BadInput, Blocked, Inconclusive
 from diagnose.items.evalset import EvalSet, lend_rows, read_evalset
 from diagnose.models import load_model
@@ -26,7 +26,7 @@ from eval.measure import Measurement, measure
 from eval.records import Comparison, RunResult
 from eval.report import render_report
 from eval.tracking import log_comparison
-from train.config import read_diagnosis
+from train.config import measured_config, read_diagnosis
 from train.records import TrainingRun
 
 Found = list[tuple[Path, TrainingRun]]
@@ -42,35 +42,33 @@ def run(config: EvalConfig) -> Comparison:
         Blocked, Inconclusive: with gate=true, depending on the verdict.
     """
     diagnosis = read_diagnosis(config.diagnosis)
-    then = diagnosis.run["config"]
-    evalset = read_evalset(EvalSetConfig(**then["evalset"]))
+    then = measured_config(diagnosis)
+    evalset = read_evalset(then.evalset)
     if evalset.sha256 != diagnosis.evalset["sha256"]:
         raise BadInput(
-            f"{then['evalset']['path']}: changed since the diagnosis (sha {evalset.sha256[:8]} ≠ "
+            f"{then.evalset.path}: changed since the diagnosis (sha {evalset.sha256[:8]} ≠ "
             f"{diagnosis.evalset['sha256'][:8]}); rerun diagnose.py on it"
         )
-    evalset = lend_rows(evalset, DataConfig(**then["data"]))
-    runs, skipped, ruler = find_runs(str(config.runs), diagnosis)
+    evalset = lend_rows(evalset, then.data)
+    runs, skipped, ruler = find_runs(str(config.runs), diagnosis, then.model)
     guard = _guard(config, diagnosis)
     out = Path(config.out or "")
     same = {"diagnosis": str(config.diagnosis), "arms": ",".join(config.arms), "seed": str(config.seed)}
     record = RunRecord(**provenance(config), identity=same)
     # Base and runs must use the same backend: after a diagnosis over HTTP the base is loaded locally, too.
-    local = then["model"] if then["model"]["kind"] == "hf" else runs[0][1].config["model"]
-    settings = ModelConfig(**local)
+    settings = then.model if then.model.kind == "hf" else ModelConfig(**runs[0][1].config["model"])
     settings = replace(
         settings, batch_size=config.batch_size or settings.batch_size, device=config.device or settings.device
     )
-    probes = ProbesConfig(**then["probes"])
-    judges = Judges(ModelConfig(**then["judge"]), ReaderConfig(**then.get("reader", {})))
+    judges = Judges(then.judge, then.reader)
     judges.check(evalset.items)
     with open_run(out, record):
-        base = ask(settings, evalset, probes, config, judges, ruler, out / "base")
+        base = ask(settings, evalset, then.probes, config, judges, ruler, out / "base")
         measured = {}
         for path, _ in runs:
             tuned = replace(settings, adapter=str(path / "adapter"))
             measured[str(path)] = ask(
-                tuned, evalset, probes, config, judges, ruler, out / f"{path.name}_{_weights(path)}"
+                tuned, evalset, then.probes, config, judges, ruler, out / f"{path.name}_{_weights(path)}"
             )
         results = [compare_run(r, str(p), base, measured[str(p)], config.gate, guard, config.arms) for p, r in runs]
         by_target = _by_target(results, measured, diagnosis)
@@ -123,7 +121,7 @@ def ask(
     return found
 
 
-def find_runs(pattern: str, diagnosis: Diagnosis) -> tuple[Found, dict[str, str], Ruler]:
+def find_runs(pattern: str, diagnosis: Diagnosis, model: ModelConfig) -> tuple[Found, dict[str, str], Ruler]:
     """Finished runs comparable with the diagnosis; unfinished ones with the reason; and what all must match.
 
     If the diagnosis used a server, its prompt format is only partly visible: the first run's then applies to all.
@@ -139,10 +137,10 @@ def find_runs(pattern: str, diagnosis: Diagnosis) -> tuple[Found, dict[str, str]
     ruler: Ruler = {
         "evalset_sha256": diagnosis.evalset["sha256"],
         "prompt_format_sha": diagnosis.prompt_format_sha,
-        "base": diagnosis.run["config"]["model"]["path"],
+        "base": model.path,
         "prompt_format": diagnosis.run.get("prompt_format") or {},
     }
-    served = diagnosis.run["config"]["model"]["kind"] != "hf"
+    served = model.kind != "hf"
     for path in paths:
         try:
             record = read_record(path / "run.json", TrainingRun)

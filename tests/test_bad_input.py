@@ -65,6 +65,11 @@ def said(role: str, content: Any) -> bytes:
     return line(prompt=..., messages=[{"role": role, "content": content}])
 
 
+def doubling(keyword: str, times: int = 25) -> dict[str, Any]:
+    parts: dict[str, Any] = {f"a{k}": {keyword: [{"$ref": f"#/$defs/a{k + 1}"}] * 2} for k in range(times)}
+    return {"$defs": parts | {f"a{times}": {"type": "object"}}, "$ref": "#/$defs/a0"}
+
+
 def schema(value: Any) -> bytes:
     return graded("json", _schema=value, target=...)
 
@@ -199,6 +204,16 @@ GRADERS: list[Rows] = [
         schema({"properties": {"a": {"$ref": "#/x"}}}),
         ":1",
         "not a JSON Schema: unresolvable reference",
+    ),
+    ("schema that doubles", JSONL, schema(doubling("allOf")), ":1", "more than 10000 parts"),
+    ("schema that doubles by choice", JSONL, schema(doubling("anyOf")), ":1", "more than 10000 parts"),
+    ("dynamic reference to nothing", JSONL, schema({"$dynamicRef": "#zork"}), ":1", "unresolvable reference '#zork'"),
+    (
+        "dynamic reference elsewhere",
+        JSONL,
+        schema({"$dynamicRef": "http://x/y#z"}),
+        ":1",
+        "unresolvable reference 'http",
     ),
     ("schema of itself", JSONL, schema({"$ref": "#"}), ":1", "endlessly recursive"),
     (
@@ -386,6 +401,11 @@ CONFIGS: list[tuple[str, dict[str, Any], str]] = [
     ("empty stop string", {"model__stop": [""]}, "model.stop: contains an empty string"),
     ("escape in a stop string", {"model__stop": [r"\n\n"]}, r"""in bash: $'model.stop=["\n"]'"""),
     ("no new tokens", {"model__max_new_tokens": 0}, "model.max_new_tokens=0: allowed: 1 or more"),
+    (
+        "password of a judge",
+        {"judge__base_url": "http://u:pw@h/v1", "judge__name": "m", "judge__kind": "openai"},
+        "judge.base_url: contains a password; name a variable",
+    ),
     ("negative seed", {"seed": -1}, "seed=-1: allowed: 0 to 4294967295"),
     ("thresholds that cross", {"rule__best_low": 0.7}, "rule.best_low=0.7: must be less than rule.best_high=0.65"),
     ("no items needed", {"rule__min_items": 0}, "rule.min_items=0: allowed: 1 or more"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,32 @@ def test_wrong_mappings_are_named(tmp_path: Path, columns: dict[str, str], says:
     with pytest.raises(BadInput) as caught:
         many(tmp_path, [GOOD], columns=columns)
     assert says in str(caught.value)
+
+
+NESTED = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+DOUBLING = "{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ 'x' * 10**10 }}", "needs more than 1024 MB"),
+        ("{{ prompt * 10**10 }}", "needs more than 1024 MB"),
+        (DOUBLING, "needs more than 1024 MB"),
+        ("{{ '%1000000000d' % 1 }}", "needs more than 1024 MB"),
+        ("{{ 'x' * 20 * 10**6 }}", "makes more than 16777216 characters"),
+        (NESTED, "takes longer than 4 s"),
+        ("{% macro f(n) %}{{ f(n - 1) }}{{ f(n - 1) }}{% endmacro %}{{ f(900) }}", "recursion"),
+    ],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of one process")
+def test_a_template_that_would_never_end_or_fill_the_memory(
+    tmp_path: Path, template: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("diagnose.items.template.SECONDS", 4)
+    with pytest.raises(BadInput) as caught:
+        many(tmp_path, [GOOD], columns={"prompt": template})
+    assert says in str(caught.value) and ":1: evalset.columns.prompt" in str(caught.value)
 
 
 def test_json_targets_under_the_exact_grader_are_hinted_at(tmp_path: Path) -> None:

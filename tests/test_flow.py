@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT, run_verb
+from peft import LoraConfig
+from safetensors.torch import save_file
 
+from diagnose.errors import BadInput
+from diagnose.models.adapter import lora_shapes
 from diagnose.provenance import write_json
+from eval.config import EvalConfig
 from eval.run import find_runs
-from train.config import read_diagnosis
+from eval.run import run as eval_run
+from train.config import TrainConfig, measured_config, read_diagnosis
 from train.records import TrainingRun
+from train.run import run as train_run
 
 TRUTH = json.loads((ROOT / "tests" / "data" / "demo" / "truth.json").read_text())
 
@@ -129,22 +137,94 @@ def test_unfinished_runs_are_not_compared(demo_diagnosis: Path, tmp_path: Path) 
     assert "no run is finished" in done.stderr and "killed" in done.stderr
 
 
+def save_adapter(folder: Path, base: str) -> Path:
+    """An adapter that fits, untrained; returns its weights."""
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    lora.save_pretrained(folder)
+    weights = {name: torch.zeros(shape) for name, shape in lora_shapes(base, lora).items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    return folder / "adapter_model.safetensors"
+
+
 def test_a_run_that_cannot_be_read_costs_only_itself(demo_diagnosis: Path, tmp_path: Path) -> None:
-    for name, text in (("broken", "{"), ("older", '{"schema_version": 1, "status": "finished"}')):
+    texts = {
+        "broken": b"{",
+        "list": b"[]",
+        "older": b'{"schema_version": 1, "status": "finished"}',
+        "latin": b"\xff\xfe{}",
+    }
+    for name, text in texts.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "run.json").write_text(text)
+        (tmp_path / name / "run.json").write_bytes(text)
     found = read_diagnosis(str(demo_diagnosis))
-    (tmp_path / "whole").mkdir()
+    model = measured_config(found).model
     record = training_run(
         evalset_sha256=found.evalset["sha256"],
         prompt_format_sha=found.prompt_format_sha,
-        base=found.run["config"]["model"]["path"],
+        base=model.path,
     )
-    write_json(tmp_path / "whole" / "run.json", record)
-    runs, skipped, _ = find_runs(f"{tmp_path}/*", found)
+    for name in ("whole", "cut off", "no adapter", "endless rank"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "run.json", record)
+        if name != "no adapter":
+            weights = save_adapter(tmp_path / name / "adapter", str(model.path))
+        if name == "cut off":
+            weights.write_bytes(weights.read_bytes()[:1000])
+        if name == "endless rank":
+            about = weights.with_name("adapter_config.json")
+            about.write_text(json.dumps(json.loads(about.read_text()) | {"r": 10**9}))
+    runs, skipped, _ = find_runs(f"{tmp_path}/*", found, model)
     assert [path.name for path, _ in runs] == ["whole"] and runs[0][1] == record
-    assert {Path(path).name for path in skipped} == {"broken", "older"}
-    assert "schema_version 1" in skipped[str(tmp_path / "older")]
+    why = {Path(path).name: text for path, text in skipped.items()}
+    assert set(why) == {*texts, "cut off", "no adapter", "endless rank"}
+    assert "schema_version 1" in why["older"] and "contains no adapter_config.json" in why["no adapter"]
+    assert "does not fit this base" in why["cut off"] and "of another shape" in why["endless rank"]
+
+
+def changed(**sections: Any) -> Any:
+    def change(text: str) -> bytes:
+        found = json.loads(text)
+        found["run"]["config"] = found["run"]["config"] | {
+            name: found["run"]["config"][name] | values if isinstance(values, dict) else values
+            for name, values in sections.items()
+        }
+        return json.dumps(found).encode()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda text: b"", "cannot be read"),
+        (lambda text: b"{}", "schema_version 1"),
+        (lambda text: b"[]", "not the record of a run"),
+        (lambda text: b"\xff\xfe" + text.encode("utf-16-le"), "cannot be read"),
+        (lambda text: text[:2000].encode(), "cannot be read"),
+        (lambda text: text.replace('"schema_version": 2', '"schema_version": 99').encode(), "schema_version 99"),
+        (lambda text: text.replace('"decision_id"', '"id"').encode(), "decision_id: Field required"),
+        (changed(model={"new_key": 1}), "run.config.model.new_key: unknown here"),
+        (changed(model={"batch_size": "many"}), "run.config.model.batch_size: Input should be a valid integer"),
+        (changed(probes=[]), "run.config.probes: Input should be"),
+        (None, "diagnosis.json"),
+    ],
+    ids=["empty", "no keys", "list", "UTF-16", "half", "newer", "no id", "newer key", "type", "section", "directory"],
+)
+@pytest.mark.parametrize("verb", ["train", "eval"])
+def test_a_broken_diagnosis_is_one_sentence(
+    verb: str, broken: Any, says: str, demo_diagnosis: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "diagnosis.json"
+    if broken is None:
+        path.mkdir()
+    else:
+        path.write_bytes(broken((demo_diagnosis / "diagnosis.json").read_text()))
+    run: Any = {"train": train_run, "eval": eval_run}[verb]
+    config: Any = {"train": TrainConfig, "eval": EvalConfig}[verb]
+    with pytest.raises(BadInput) as error:
+        run(config(diagnosis=str(tmp_path), out=str(tmp_path / "out")))
+    assert says in str(error.value) and "diagnosis.json" in str(error.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_directory_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:

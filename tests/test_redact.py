@@ -57,6 +57,12 @@ def test_what_is_no_secret_stays(command: str) -> None:
     assert redacted({key: value}) == {key: value}
 
 
+def test_a_message_about_a_setting_stays() -> None:
+    for message in ("hub_token: a secret does not belong here", "judge.api_key: missing; expected a name"):
+        assert redacted_text(message) == message
+    assert redacted_text("hub_token: Zx9 is wrong; password: 'letmein'") == "hub_token: *** is wrong; password: '***'"
+
+
 def test_texts_in_a_config_are_not_rewritten() -> None:
     """A system prompt that was changed would be another prompt format when the run is read back."""
     config = {"system_prompt": "Ask for the password: never say it. key=value", "columns": {"target": "{{ key }}"}}

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from conftest import ROOT, run_verb
 from diagnose.config import DataConfig, ModelConfig
 from diagnose.errors import BadInput
 from diagnose.records import Grader, Judge
-from train.config import TrainConfig, read_diagnosis
+from train.config import TrainConfig, measured_config, read_diagnosis
 from train.data import Rows, for_trl, read_training
 from train.preflight import preflight
 from train.rlhf import split_by_prompt
@@ -156,10 +155,10 @@ def test_an_adapter_as_base_is_refused_not_ignored(demo_diagnosis: Path) -> None
 def test_one_changed_setting_of_a_stage_keeps_the_others(demo_diagnosis: Path) -> None:
     from train.run import merge_model
 
-    measured = json.loads((demo_diagnosis / "diagnosis.json").read_text())["run"]["config"]["model"]
+    measured = measured_config(read_diagnosis(str(demo_diagnosis))).model
     merged = merge_model(measured, ModelConfig(train={"sft": {"learning_rate": 1e-4}}))
     assert merged.train["sft"]["learning_rate"] == 1e-4
-    assert merged.train["sft"]["max_steps"] == measured["train"]["sft"]["max_steps"]
+    assert merged.train["sft"]["max_steps"] == measured.train["sft"]["max_steps"]
 
 
 def test_an_init_that_rewrites_the_base_blocks_dpo(demo_diagnosis: Path) -> None:
@@ -260,7 +259,7 @@ def test_how_rows_are_read_is_never_ignored(tmp_path: Path) -> None:
     from diagnose.config import check_data
     from train.run import merge_data
 
-    then = asdict(DataConfig(sft="then.jsonl"))
+    then = DataConfig(sft="then.jsonl")
     for key, value in {"split": "train", "subset": "x", "columns": {"prompt": "q"}}.items():
         with pytest.raises(BadInput, match=rf"data\.{key}: goes with rows named here too"):
             merge_data(then, DataConfig(**{key: value}))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from diagnose.cli import register
-from diagnose.config import DataConfig, ModelConfig, WandbConfig, check_data, check_run
+from diagnose.config import DataConfig, DiagnoseConfig, ModelConfig, WandbConfig, check_data, check_run
 from diagnose.errors import BadInput
 from diagnose.provenance import read_record
 from diagnose.records import Diagnosis
@@ -116,6 +117,27 @@ def read_diagnosis(folder: str | None) -> Diagnosis:
     return read_record(path, Diagnosis)
 
 
+def measured_config(diagnosis: Diagnosis) -> DiagnoseConfig:
+    """The configuration that a diagnosis was made with.
+
+    Raises:
+        BadInput: it has settings that this version does not know, or of another type.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    given = diagnosis.run.get("config", {})
+    try:
+        config = TypeAdapter(DiagnoseConfig).validate_python(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadInput(f"diagnosis.json: run.config.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    for section, known in asdict(config).items():
+        for key in given.get(section) or () if isinstance(known, dict) else ():
+            if key not in known:
+                raise BadInput(f"diagnosis.json: run.config.{section}.{key}: unknown here; run diagnose.py again")
+    return config
+
+
 def check_train(config: TrainConfig) -> None:
     """Reject invalid values before torch is imported.
 
@@ -182,7 +204,9 @@ def _check_settings(key: str, given: dict[str, Any], kind: Any, **also: Any) -> 
         except ValidationError as error:
             raise BadInput(f"{key}.{name}={value}: {error.errors()[0]['msg']}") from None
     try:
-        kind(**{k: v for k, v in given.items() if v is not None} | also)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the worker builds again will warn there
+            kind(**{k: v for k, v in given.items() if v is not None} | also)
     except (ValueError, TypeError, ImportError) as error:
         raise BadInput(f"{key}: {first_line(error)}") from None
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from rich.console import Console
 
-from diagnose.config import DataConfig, EvalSetConfig, ModelConfig
+from diagnose.config import DataConfig, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.items.evalset import read_evalset
 from diagnose.models.base import prompt_format_sha
 from diagnose.provenance import ROOT, open_run, provenance, write_json
 from diagnose.records import Diagnosis, EvalItem, Recommendation
 from diagnose.report.words import safe, short
-from train.config import STAGES, TrainConfig, check_lora, check_settings, read_diagnosis
+from train.config import STAGES, TrainConfig, check_lora, check_settings, measured_config, read_diagnosis
 from train.data import Rows, read_training
 from train.preflight import Check, current_prompt_format, preflight
 from train.records import TrainingRun
@@ -36,11 +36,12 @@ def run(config: TrainConfig) -> None:
         RunFailed: the worker crashed.
     """
     diagnosis = read_diagnosis(config.diagnosis)
+    then = measured_config(diagnosis)
+    config = replace(config, model=merge_model(then.model, config.model), data=merge_data(then.data, config.data))
     check_settings(config)
-    then = diagnosis.run["config"]
-    config = replace(config, model=merge_model(then["model"], config.model), data=merge_data(then["data"], config.data))
     check_lora(config)
-    items = _items(diagnosis)
+    evalset = read_evalset(then.evalset)
+    items = [*evalset.items, *evalset.held_out]  # few-shot examples are eval items too
     advised = _advised(diagnosis, config.method.name)
     slices = config.data.slices or _slices(diagnosis, advised)
     measured = {item.turns[-1][1] for item in items}
@@ -65,34 +66,34 @@ def run(config: TrainConfig) -> None:
     _farewell(out, config, result)
 
 
-def merge_model(measured: dict[str, Any], given: ModelConfig) -> ModelConfig:
+def merge_model(measured: ModelConfig, given: ModelConfig) -> ModelConfig:
     """The model settings of the diagnosis, overridden by the command line.
 
     Raises:
         BadInput: the diagnosis used a server or a log, and model.path is not set.
     """
     blank = ModelConfig()
-    if measured["kind"] != "hf":
+    if measured.kind != "hf":
         if not given.path:
             raise BadInput(
-                f"model.path: missing; the diagnosis used model.kind={measured['kind']}, "
+                f"model.path: missing; the diagnosis used model.kind={measured.kind}, "
                 "but training needs the weights: model.path=DIR_OR_HUB_NAME"
             )
-        kept = {k: measured[k] for k in ("system_prompt", "stop", "max_new_tokens")}
-        measured = asdict(blank) | kept
-    if measured["adapter"]:
+        kept = {k: getattr(measured, k) for k in ("system_prompt", "stop", "max_new_tokens")}
+        measured = replace(blank, **kept)
+    if measured.adapter:
         raise BadInput(
-            f"model.adapter={measured['adapter']}: the diagnosis measured an adapter; training on top of one is not "
+            f"model.adapter={measured.adapter}: the diagnosis measured an adapter; training on top of one is not "
             "supported: merge it into the base and diagnose the merged model"
         )
     changed = {
         f.name: getattr(given, f.name) for f in fields(ModelConfig) if getattr(given, f.name) != getattr(blank, f.name)
     }
-    train = {stage: measured["train"].get(stage, {}) | given.train.get(stage, {}) for stage in STAGES}
-    return ModelConfig(**measured | changed | {"train": train})
+    train = {stage: measured.train.get(stage, {}) | given.train.get(stage, {}) for stage in STAGES}
+    return replace(measured, **changed | {"train": train})
 
 
-def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
+def merge_data(diagnosed: DataConfig, given: DataConfig) -> DataConfig:
     """The data settings given now or those of the diagnosis, never a mixture.
 
     Raises:
@@ -102,13 +103,7 @@ def merge_data(diagnosed: dict[str, Any], given: DataConfig) -> DataConfig:
         return given
     if alone := next((key for key in ("split", "subset", "columns") if getattr(given, key)), None):
         raise BadInput(f"data.{alone}: goes with rows named here too: data.sft=F, data.preferences=F or data.prompts=F")
-    return replace(DataConfig(**diagnosed), slices=given.slices or diagnosed["slices"])
-
-
-def _items(diagnosis: Diagnosis) -> list[EvalItem]:
-    """Every item of the diagnosed eval set, including the few-shot examples."""
-    evalset = read_evalset(EvalSetConfig(**diagnosis.run["config"]["evalset"]))
-    return [*evalset.items, *evalset.held_out]
+    return replace(diagnosed, slices=given.slices or diagnosed.slices)
 
 
 def _slices(diagnosis: Diagnosis, advised: list[Recommendation]) -> list[str] | None:

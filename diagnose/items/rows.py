@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.errors import BadInput
+from diagnose.items.template import template_column
 from diagnose.text import first_line
 
 Row = dict[str, Any]
@@ -248,23 +249,4 @@ def _column(key: str, source: str) -> Callable[[Row, str], Any]:
 
         return read
 
-    from jinja2 import StrictUndefined, TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    try:
-        template = ImmutableSandboxedEnvironment(undefined=StrictUndefined, finalize=_no_none).from_string(source)
-    except TemplateError as error:
-        raise BadInput(f"{key}: not a Jinja template: {error}") from None
-
-    def fill(row: Row, where: str) -> str:
-        try:
-            return template.render(row | {"row": row})
-        except Exception as error:  # a template runs code, so it can raise anything
-            raise BadInput(f"{where}: {key}: {first_line(error)}; found: {', '.join(row)}") from None
-
-    return fill
-
-
-def _no_none(value: Any) -> Any:
-    """Null becomes an empty string, not the word None."""
-    return "" if value is None else value
+    return template_column(source, key, MAX_ROW_BYTES)
