@@ -58,6 +58,23 @@ def own_groups(arguments: list[str]) -> list[str]:
     return [*arguments[:at], *more, *arguments[at:]]
 
 
+def value_of(argument: str) -> str:
+    """What Hydra makes of the value of an override that is a text: without its quotes and escapes.
+
+    Raises:
+        BadInput: Hydra cannot parse it.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+    from omegaconf import OmegaConf
+
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+    except OverrideParseException as error:
+        raise BadInput(f"{argument}: {first_line(error)}") from None
+    return str(OmegaConf.create({"value": value}).value)
+
+
 def load(cfg: Any, schema: type[T], verb: str) -> T:
     """The typed config with `out` filled in.
 

@@ -34,6 +34,7 @@ from diagnose.report.console import show_diagnosis
 from diagnose.report.html import render_markdown, render_report
 from diagnose.report.progress import Bars
 from diagnose.report.wandb import log_diagnosis
+from diagnose.text import override
 from diagnose.verdict.audit import labels_of, read_audit, write_audit
 from diagnose.verdict.calibration import calibrated, version_for
 from diagnose.verdict.controls import agreement, grader_controls, judge_controls, margin_controls
@@ -139,7 +140,7 @@ def conclude(
     log = log.relabelled(labels.right)
     judged = verdicts(evalset, log, found, config.rule, graders)
     weights = "" if config.model.kind == "hf" else " model.path=DIR_OR_HUB_NAME"
-    command = f"python train.py diagnosis={shlex.quote(str(config.out))}{weights}"
+    command = f"python train.py {override('diagnosis', str(config.out))}{weights}"
     advice = recommend(evalset, judged, found, log, config.rule, rows, rng, command)
     # Not the weights' times: another clone of the same model and set makes the same decision.
     lasting = {k: v for k, v in record.identity.items() if k != "weights"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+from collections.abc import Sequence
 
 LONGEST = 2000
 """Most characters per line of a message."""
@@ -12,25 +13,28 @@ TYPED = ("true", "false", "null", "nan", "inf")
 """Words that Hydra does not parse as strings."""
 
 
-def pasted(key: str, value: str) -> str:
-    """A Hydra override with a quoted value, ready to paste into a shell."""
-    text = f"{key}='{_escaped(value)}'"
-    return f'"{text}"' if not set(text) & set('"$`\\!') else shlex.quote(text)
+def override(key: str, value: str | Sequence[str]) -> str:
+    """A Hydra override, ready to paste into a shell: what Hydra would parse or a shell expand is quoted.
+
+    Args:
+        value: a text, or the texts of a list; any text.
+    """
+    text = f"{key}={hydra_text(value) if isinstance(value, str) else hydra_list(value)}"
+    return f'"{text}"' if "'" in text and not set(text) & set('"$`\\!') else shlex.quote(text)
 
 
-def _escaped(text: str) -> str:
-    """Inside quotes Hydra reads a backslash as an escape only before a quote."""
-    return re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+def hydra_text(text: str) -> str:
+    """A text as the value of a Hydra override, in quotes unless Hydra would read it as this text without them."""
+    if re.fullmatch(r"(?:\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./-]*", text) and text.lower() not in TYPED:
+        return text
+    # A backslash is an escape before a quote only (Hydra), and before `${` (OmegaConf, which looks inside quotes too).
+    text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", text)
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
 
 
-def hydra_list(names: list[str]) -> str:
-    """A list of arbitrary strings as a Hydra override value; what Hydra would parse as syntax or a type is quoted."""
-
-    def quoted(name: str) -> str:
-        plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in TYPED
-        return name if plain else f"'{_escaped(name)}'"
-
-    return f"[{','.join(map(quoted, names))}]"
+def hydra_list(texts: Sequence[str]) -> str:
+    """Texts as the value of a Hydra override that is a list."""
+    return f"[{','.join(map(hydra_text, texts))}]"
 
 
 def printable(text: str) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from diagnose.cli import register
 from diagnose.config import WandbConfig, check_run
 from diagnose.errors import BadInput
+from diagnose.text import hydra_text
 
 ARMS = ("prompt", "retrieval")
 
@@ -69,6 +70,6 @@ def plain_overrides(arguments: list[str]) -> list[str]:
         if key == "gate":
             argument = f"gate.enabled={value}"
         elif key == "runs" and value[:1] not in ("'", '"'):
-            argument = f"runs='{value}'"
+            argument = f"runs={hydra_text(value)}"
         out.append(argument)
     return out

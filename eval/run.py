@@ -129,7 +129,8 @@ def find_runs(pattern: str, diagnosis: Diagnosis, model: ModelConfig) -> tuple[F
     Raises:
         BadInput: no directory matches, no run is finished, or a run's eval set, prompt format or base differs.
     """
-    paths = sorted(Path(p) for p in glob.glob(pattern) if (Path(p) / "run.json").exists())
+    matches = [pattern] if Path(pattern).exists() else glob.glob(pattern)  # a directory's name may hold brackets
+    paths = sorted(Path(p) for p in matches if (Path(p) / "run.json").exists())
     if not paths:
         raise BadInput(f"runs={pattern}: no run directory (with a run.json) matches")
     found: Found = []

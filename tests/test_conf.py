@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 from diagnose.cli import own_groups, register_diagnose
 from diagnose.config import DiagnoseConfig
 from diagnose.errors import BadInput
-from diagnose.text import pasted
-from eval.config import EvalConfig, register_eval
+from diagnose.text import override
+from eval.config import EvalConfig, plain_overrides, register_eval
 from train.config import TrainConfig, check_settings, check_train, names_of, register_train, trl_config
 
 CONF = ROOT / "conf"
@@ -42,7 +42,7 @@ def options(group: str) -> list[str]:
 
 def test_a_fix_can_be_pasted_into_a_shell() -> None:
     for token in ("<s>", "a\\", "\\'", "it's", "<|$x|>", 'a "b"'):
-        (argument,) = shlex.split(pasted("model.eos_token", token))
+        (argument,) = shlex.split(override("model.eos_token", token))
         found = composed("diagnose", argument)
         assert isinstance(found, DiagnoseConfig) and found.model.eos_token == token
 
@@ -163,18 +163,37 @@ def test_help_and_config_errors_do_not_import_torch(verb: str) -> None:
     assert "python diagnose.py" in helped.stdout
 
 
-@pytest.mark.parametrize(
-    "name", ["Q&A", "billing (EU)", "user's", "x,y", "1e3", "true", "plain_name", "a=b", "back\\slash"]
-)
-def test_any_slice_name_survives_the_printed_command(name: str) -> None:
-    import shlex
+AWKWARD = [
+    "Q&A", "billing (EU)", "user's", 'a "b"', "x,y", "1e3", ".5", "true", "plain_name", "a=b", "back\\slash", "end\\",
+    "~/x", "# x", "a [b] {c}", "${oc.env:HOME}", "\\${seed}", "$HOME", "`ls`", "!!", "größe 大"," spaces ", "*?", "-x"
+]  # fmt: skip
 
-    from diagnose.text import hydra_list
 
-    printed = shlex.quote(f"data.slices={hydra_list([name, 'other'])}")
-    config = composed("train", *shlex.split(printed))
+@pytest.mark.parametrize("name", AWKWARD)
+def test_any_name_survives_the_printed_command(name: str) -> None:
+    printed = f"{override('data.slices', [name, 'other'])} {override('out', name)} {override('diagnosis', f'a/{name}')}"
+    pasted = subprocess.run(["bash", "-c", f"printf '%s\\0' {printed}"], capture_output=True, text=True, check=True)
+    config = composed("train", *pasted.stdout.split("\0")[:-1])
     assert isinstance(config, TrainConfig)
-    assert config.data.slices == [name, "other"]
+    assert (config.data.slices, config.out, config.diagnosis) == ([name, "other"], name, f"a/{name}")
+
+
+def test_what_is_printed_can_be_pasted_whatever_the_directory_is_called(tmp_path: Path) -> None:
+    """From diagnose.py to train.py with the method that it recommends, to eval.py with a glob."""
+    out = tmp_path / "it's [a]=b, {c} ~ #1 ${oc.env:HOME}"
+    quick = ["evalset.limit=20", "probes.enabled=[plain]", "wandb.mode=disabled"]
+    (argument,) = shlex.split(override("out", str(out)))
+    done = run_verb("diagnose", argument, *quick)
+    assert done.returncode == 0, done.stderr[-2000:]
+    command = next(line for line in done.stdout.splitlines() if "python train.py" in line).partition("python ")[2]
+    python = shlex.quote(sys.executable)
+    for pasted in (command, f"train.py {override('diagnosis', str(out))} method=recommended"):
+        line = f"{python} {pasted} preflight=only wandb.mode=disabled"
+        ran = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
+        assert ran.returncode == 0, (pasted, ran.stderr[-2000:])
+    assert plain_overrides(["runs=outputs/it's/*"]) == ["runs='outputs/it\\'s/*'"]
+    looked = run_verb("eval", *shlex.split(override("diagnosis", str(out))), f"runs={out}/it's/*")
+    assert looked.returncode == 2 and "no run directory" in looked.stderr and "Traceback" not in looked.stderr
 
 
 def test_own_paths_do_not_inherit_the_demo() -> None:

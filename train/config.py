@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from diagnose.cli import register
+from diagnose.cli import register, value_of
 from diagnose.config import DataConfig, DiagnoseConfig, ModelConfig, WandbConfig, check_data, check_run
 from diagnose.errors import BadInput
 from diagnose.provenance import read_record
@@ -78,7 +78,7 @@ def resolve_recommended(arguments: list[str]) -> list[str]:
     """
     if "method=recommended" not in arguments:
         return arguments
-    named = [a.split("=", 1)[1] for a in arguments if a.startswith("diagnosis=")]
+    named = [value_of(a) for a in arguments if a.startswith("diagnosis=")]
     if not named:
         raise BadInput("method=recommended: needs diagnosis=DIR")
     wanted = [r for r in read_diagnosis(named[0]).recommendations if r.train_method]

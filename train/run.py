@@ -21,6 +21,7 @@ from diagnose.models.base import prompt_format_sha
 from diagnose.provenance import ROOT, open_run, provenance, write_json
 from diagnose.records import Diagnosis, EvalItem, Recommendation
 from diagnose.report.words import safe, short
+from diagnose.text import override
 from train.config import STAGES, TrainConfig, check_lora, check_settings, measured_config, read_diagnosis
 from train.data import Rows, read_training
 from train.preflight import Check, current_prompt_format, preflight
@@ -61,7 +62,9 @@ def run(config: TrainConfig) -> None:
         if result["status"] == "blocked":
             raise Blocked(f"{out}: blocked: {result['reason']}")
         if result["status"] == "failed":
-            raise RunFailed(f"{out}: {result['reason']}; to resume, repeat the command with out={out}")
+            raise RunFailed(
+                f"{out}: {result['reason']}; to resume, repeat the command with {override('out', str(out))}"
+            )
         shutil.rmtree(out / "trainer", ignore_errors=True)
     _farewell(out, config, result)
 
@@ -247,9 +250,8 @@ def _farewell(out: Path, config: TrainConfig, result: dict[str, Any]) -> None:
         console.print(f"  {stage:<8} {safe(_line(metrics))}", highlight=False)
     console.print(f"adapter     {out / 'adapter'}", highlight=False)
     console.print("next        ", end="")
-    console.print(
-        f"python eval.py diagnosis={config.diagnosis} 'runs={out}'", soft_wrap=True, highlight=False, markup=False
-    )
+    command = f"python eval.py {override('diagnosis', str(config.diagnosis))} {override('runs', str(out))}"
+    console.print(command, soft_wrap=True, highlight=False, markup=False)
 
 
 def _line(metrics: dict[str, Any]) -> str:

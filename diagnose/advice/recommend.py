@@ -5,7 +5,6 @@ Training is advised only if it beats the best option without training.
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 
@@ -27,7 +26,7 @@ from diagnose.records import (
     TrainMethod,
     least_lifts,
 )
-from diagnose.text import hydra_list
+from diagnose.text import override
 
 SOURCE = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
 """Which kind of training rows a method needs."""
@@ -307,7 +306,7 @@ def _with_command(r: Recommendation, start: str, healthy: list[str], rows: dict[
         return replace(r, command=_no_training(r))
     slices = [*r.slices, *(s for s in healthy if rows.get(r.train_method, {}).get(s))]
     file = "" if any(rows.get(r.train_method, {}).values()) else f" data.{SOURCE[r.train_method]}=ROWS.jsonl"
-    chosen = shlex.quote(f"data.slices={hydra_list(slices)}")
+    chosen = override("data.slices", slices)
     return replace(r, train_slices=slices, command=f"{start} method={r.train_method}{file} {chosen}")
 
 

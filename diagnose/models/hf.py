@@ -26,7 +26,7 @@ from diagnose.models.weights import (
 )
 from diagnose.probes.table import Probe
 from diagnose.records import EvalItem, Finish, Prompt
-from diagnose.text import first_line, pasted
+from diagnose.text import first_line, override
 
 if TYPE_CHECKING:
     from diagnose.models.constrain import Grammars
@@ -276,8 +276,8 @@ def check_end_token(
         raise Blocked(
             f"end token: the model is configured to end with {', '.join(map(repr, configured))}, but "
             f"{others.count(token)} of {tried} free continuations ended with {token!r}, none as configured.\n"
-            f"  fix:    {pasted('model.eos_token', token)}\n"
-            f"  keep:   {pasted('model.eos_token', configured[0])}   (no further check)"
+            f"  fix:    {override('model.eos_token', token)}\n"
+            f"  keep:   {override('model.eos_token', configured[0])}   (no further check)"
         )
 
 
