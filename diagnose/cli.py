@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from diagnose.config import DiagnoseConfig
-from diagnose.errors import BadInput, GapwiseError, RunFailed
+from diagnose.errors import BadInput, GapwiseError, RunFailed, Terminated
 from diagnose.redact import redacted_text
 from diagnose.text import first_line, printable
 
@@ -148,6 +148,7 @@ def guarded(main: Callable[[], object]) -> int:
     Hydra itself exits with 1 on a misspelt key; `HYDRA_FULL_ERROR` makes it raise instead, also under `-m`.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    signal.signal(signal.SIGTERM, _terminated)
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -161,10 +162,14 @@ def guarded(main: Callable[[], object]) -> int:
         if not _unread():
             raise
         return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
-        print("\nstopped; the same command with the same out=DIR resumes from here", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        print("\nstopped", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     return 0
+
+
+def _terminated(*_: object) -> None:
+    raise Terminated
 
 
 def _ended_by(error: GapwiseError) -> int:

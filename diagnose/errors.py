@@ -29,3 +29,9 @@ class Inconclusive(GapwiseError):
     """The comparison does not settle the question."""
 
     exit_code = 4
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: as with Ctrl-C, what was begun is ended in order."""
+
+    signal = "SIGTERM"

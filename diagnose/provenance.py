@@ -11,16 +11,16 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diagnose.errors import BadInput, RunFailed
+from diagnose.errors import BadInput, Blocked, GapwiseError, RunFailed
 from diagnose.records import SCHEMA_VERSION, RunRecord
 from diagnose.redact import redacted, redacted_text
-from diagnose.text import first_line
+from diagnose.text import first_line, override
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core", "wandb", "numpy")
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,7 +55,27 @@ def open_run(out: Path, record: RunRecord, redo: bool = True) -> Iterator[None]:
     with _alone_in(out):
         _check_same(out, record, redo)
         write_json(out / "run.json", record)
-        yield
+        try:
+            yield
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                print(f"\nto go on, repeat the command with {override('out', str(out))}", file=sys.stderr)
+            with suppress(RunFailed):  # no room for it either: the error that is on its way says more
+                _write_end(out / "run.json", record, error)
+            raise
+
+
+def _write_end(path: Path, record: RunRecord, error: BaseException) -> None:
+    """Why a run has ended, unless it has been written, or the run was discarded."""
+    if not path.exists() or read_record(path, RunRecord).status != "running":
+        return
+    if isinstance(error, KeyboardInterrupt):
+        reason = f"stopped by {getattr(error, 'signal', 'SIGINT')}"
+    elif isinstance(error, GapwiseError):
+        reason = redacted_text(first_line(error))
+    else:
+        reason = redacted_text(f"{type(error).__name__}: {first_line(error)}")
+    write_json(path, replace(record, status="blocked" if isinstance(error, Blocked) else "failed", reason=reason))
 
 
 @contextmanager

@@ -828,7 +828,8 @@ def test_a_full_disk_ends_with_one_sentence_and_loses_nothing(
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr and "File too large" in done.stderr
     assert "repeat the command with the same out=DIR; it resumes from here" in done.stderr
-    assert json.loads((out / "run.json").read_text())["status"] == "running"
+    record = json.loads((out / "run.json").read_text())
+    assert record["status"] == "failed" and "answers.jsonl: cannot be written" in record["reason"]
     assert not (out / "diagnosis.json").exists()
     left = (out / "answers.jsonl").read_bytes()
     whole = left[: left.rindex(b'"probe": "plain"')]

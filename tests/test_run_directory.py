@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -110,8 +111,8 @@ def diagnosis(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
-def test_a_worker_ends_with_its_parent(diagnosis: Path, tmp_path: Path, how: int) -> None:
-    """An orphan would write into the directory that the repeated command resumes."""
+def test_a_worker_ends_with_its_parent(diagnosis: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """An orphan would write into the directory that the repeated command resumes; and the record says what happened."""
     out = tmp_path / "t"
     settings = [
         "method=sft",
@@ -120,11 +121,21 @@ def test_a_worker_ends_with_its_parent(diagnosis: Path, tmp_path: Path, how: int
         "wandb.mode=disabled",
     ]
     command = [sys.executable, str(ROOT / "train.py"), f"diagnosis={diagnosis}", f"out={out}", *settings]
-    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     listing = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     until(lambda: (out / "trainer").exists() or parent.poll() is not None)
     (worker,) = (int(pid) for pid in listing.read_text().split())
     assert alive(worker)
     parent.send_signal(how)
-    parent.wait()
+    said = parent.communicate()[1]
     until(lambda: not alive(worker), 20)
+    record = json.loads((out / "run.json").read_text())
+    if how == signal.SIGKILL:
+        assert (parent.returncode, record["status"]) == (-how, "running")
+    else:
+        assert (parent.returncode, record["status"], record["reason"]) == (
+            128 + how,
+            "failed",
+            f"stopped by {how.name}",
+        )
+        assert f"to go on, repeat the command with out={out}" in said and "Traceback" not in said

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from diagnose.grading.grade import grade, prefers
@@ -17,8 +19,9 @@ from diagnose.models.decode import decode
 from diagnose.models.prefill import Reader
 from diagnose.models.weights import end_ids
 from diagnose.records import EvalItem, Grader
-from train.job import Job, batches
+from train.job import Job, batches, checkpoint
 
+KEPT = "gold.safetensors"
 MAX_PROMPTS = 48
 """Held-out prompts answered at each evaluation (hand-set)."""
 FALL = 0.1
@@ -49,7 +52,12 @@ class GoldWatch(TrainerCallback):
         self.best: dict[str, torch.Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Score the base with the adapter disabled: in a resumed run the adapter is already trained."""
+        """Go on with what was seen up to the checkpoint of a resumed run, or score the base: the adapter disabled."""
+        if (kept := checkpoint(args, state.global_step) / KEPT).exists():
+            with safe_open(kept, "pt") as tensors:
+                self.history = json.loads(tensors.metadata()["history"])
+                self.best = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+            return
         with getattr(model, "module", model).disable_adapter():
             self._look(model, 0)
 
@@ -59,6 +67,12 @@ class GoldWatch(TrainerCallback):
             self._look(model, state.global_step)
             if self._falling():
                 control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Keep what was seen so far beside the checkpoint."""
+        if state.is_world_process_zero:
+            best = {name: weight.cpu().contiguous() for name, weight in self.best.items()}
+            save_file(best, checkpoint(args, state.global_step) / KEPT, {"history": json.dumps(self.history)})
 
     @property
     def fruitless(self) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from diagnose.config import DataConfig, ModelConfig, WandbConfig
 from diagnose.models.gguf import is_gguf
@@ -38,6 +37,28 @@ class StepLines(TrainerCallback):
             left = (time.monotonic() - self.started) * (state.max_steps / state.global_step - 1)
             line = f"  {self.stage:<7} {state.global_step:>5}/{state.max_steps}  {'  '.join(shown)}  {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
+
+
+class WholeCheckpoints(TrainerCallback):
+    """Marks a checkpoint when all its files are written, so that one which a kill or a full disk cut off is known."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called behind the last file, in every process."""
+        (checkpoint(args, state.global_step) / f"whole-{args.process_index}").touch()
+
+
+def checkpoint(args: Any, step: int) -> Path:
+    """Where a trainer keeps its checkpoint of a step."""
+    return Path(args.output_dir) / f"checkpoint-{step}"
+
+
+def last_whole(args: Any) -> str | None:
+    """The newest checkpoint that was written to its end by all processes."""
+    steps = [int(path.name.partition("-")[2]) for path in Path(args.output_dir).glob("checkpoint-*")]
+    for step in sorted(steps, reverse=True):
+        if all((checkpoint(args, step) / f"whole-{k}").exists() for k in range(args.world_size)):
+            return str(checkpoint(args, step))
+    return None
 
 
 @dataclass
@@ -76,7 +97,7 @@ class Job:
             "gradient_checkpointing": cuda and self.config.model.dtype != "float32",
             "report_to": "wandb" if self.tracked and track else "none",
             "disable_tqdm": True,
-            "save_total_limit": 1,
+            "save_total_limit": 2,  # the one before, while the next is written
             "model_init_kwargs": None if is_gguf(str(self.config.model.path)) else {"dtype": _dtype(self.config.model)},
         }
         if self.config.model.train_batch_size:
@@ -109,12 +130,11 @@ class Job:
         return LoraConfig(**settings | {"task_type": task_type})
 
     def train(self, trainer: Any) -> dict[str, Any]:
-        """Train, resuming from the last checkpoint if there is one; returns first and last logged metrics."""
+        """Train, resuming from the last whole checkpoint if there is one; returns first and last logged metrics."""
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(StepLines(Path(trainer.args.output_dir).name))
-        folder = Path(trainer.args.output_dir)
-        last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        trainer.train(resume_from_checkpoint=last)
+        trainer.add_callback(WholeCheckpoints())
+        trainer.train(resume_from_checkpoint=last_whole(trainer.args))
         history = [e for e in trainer.state.log_history if "loss" in e or "reward" in e]
         return {
             "steps": trainer.state.global_step,

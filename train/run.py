@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -56,7 +57,8 @@ def run(config: TrainConfig) -> None:
     with open_run(out, record, redo=False):
         _write_inputs(out, config, data, items)
         code = _work(_command(config, out), _environment(config))
-        result = _result(out) or {"status": "failed", "reason": f"the worker exited with code {code}"}
+        why = "no room on the disk" if code == errno.ENOSPC else f"the worker exited with code {code}"
+        result = _result(out) or {"status": "failed", "reason": why}
         gates = record.gates | result.pop("method_gates", {})
         write_json(out / "run.json", replace(record, **result, gates=gates))
         if result["status"] == "blocked":

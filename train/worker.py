@@ -5,18 +5,32 @@ Writes the adapter and result.json into the run directory. Only rank 0 logs to W
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diagnose.errors import Blocked
+from diagnose.cli import FULL
+from diagnose.errors import Blocked, RunFailed
 from diagnose.models.weights import best_device
 from diagnose.provenance import read_record, write_json
 from diagnose.report.wandb import start_run
+from diagnose.text import first_line
 from train.records import TrainingRun
+
+NO_ROOM = (
+    "No space left",
+    "os error 28",
+    "File too large",
+    "os error 27",
+    "PytorchStreamWriter failed",
+    "unexpected pos",
+)
+"""How the writers of safetensors and torch say it."""
 
 
 def end_with_parent() -> None:
@@ -85,6 +99,26 @@ def _track(job: Any) -> Any:
     )
 
 
+def without_room(error: BaseException | None) -> str | None:
+    """What to say of an error that a full disk caused, if one did; torch and safetensors raise their own types."""
+    while error is not None:
+        text = str(error)
+        if (isinstance(error, OSError) and error.errno in FULL) or any(words in text for words in NO_ROOM):
+            return f"no room on the disk: {first_line(error)}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this process
     end_with_parent()
-    sys.exit(main(Path(sys.argv[1])))
+    out = Path(sys.argv[1])
+    try:
+        sys.exit(main(out))
+    except Exception as failure:
+        if not (reason := without_room(failure)):
+            raise
+        with suppress(RunFailed):
+            write_json(out / "result.json", {"status": "failed", "reason": reason})
+        print(reason, file=sys.stderr)
+        sys.exit(errno.ENOSPC)

@@ -159,10 +159,19 @@ def why_not(
     return out
 
 
+Lines = tuple[tuple[bool, str], ...]
+"""Whether it applies, and what to say."""
+
+
 def would_flip(v: SliceVerdict, seen: Measured) -> str:
     """The cheapest evidence that could change the advice: the first line that applies."""
-    kind = v.kind if v.verdict == "knowledge" else None
-    lines = (
+    lines = (*_without_verdict(v), *_about_content(v, seen), *_about_preference(v, seen), *_about_format(v, seen))
+    return next((text for applies, text in lines if applies), "items users complain about")
+
+
+def _without_verdict(v: SliceVerdict) -> Lines:
+    """What a verdict lacks."""
+    return (
         (v.needs_items > 0, "more items, as many as the slice `needs`"),
         (
             bool(undetermined(v)) and len(v.suspect) > sum(v.unread.values()),
@@ -174,6 +183,13 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             "out=DIR evalset.audit=DIR/audit.csv; where they are right, `target` may take a list of their wordings",
         ),
         (bool(undetermined(v)), v.remedy or "answers that can be read: see report.html"),
+    )
+
+
+def _about_content(v: SliceVerdict, seen: Measured) -> Lines:
+    """What tells the kinds of missing content apart, then what would teach each."""
+    kind = v.kind if v.verdict == "knowledge" else None
+    return (
         (misfit(v), "a fixed prompt format: look at the answers to the probes side by side"),
         (
             kind == "unresolved" and "ranked" in v.missing and seen.has_options,
@@ -195,6 +211,15 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             v.verdict in ("knowledge", "mixed") and "context" in v.missing,
             "an oracle `context` per item: it tells an absent fact from a missing skill",
         ),
+        (kind == "latent", "a short SFT on half of the entities, tested on the other half"),
+        (kind == "absent", "training rows that state these facts; rows about other entities cannot teach them"),
+        (kind == "skill", "worked solutions as training rows"),
+    )
+
+
+def _about_preference(v: SliceVerdict, seen: Measured) -> Lines:
+    """What finds a preference gap, then what chooses between its remedies."""
+    return (
         (
             v.verdict == "none" and "preference" in v.missing and seen.judged,
             "the probe `preference_judged`, of a model that can be queried: only it detects a preference gap",
@@ -203,9 +228,6 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             v.verdict == "none" and "preference" in v.missing,
             "`chosen` answers with a judge: without them a preference gap cannot be detected",
         ),
-        (kind == "latent", "a short SFT on half of the entities, tested on the other half"),
-        (kind == "absent", "training rows that state these facts; rows about other entities cannot teach them"),
-        (kind == "skill", "worked solutions as training rows"),
         (
             v.verdict == "preference" and "margins" in v.missing,
             "the probe `margins`, of a local model or with model.api=completions: it tells dpo from rlhf",
@@ -218,6 +240,12 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             v.verdict == "preference",
             "the reward model's held-out accuracy: train.py measures it before any RL, and stops where it is low",
         ),
+    )
+
+
+def _about_format(v: SliceVerdict, seen: Measured) -> Lines:
+    """What shows whether a prompt is enough."""
+    return (
         (v.kind == "unstated", "a prompt that says what is wanted; few-shot examples in it already do"),
         (
             v.kind == "suppressed" and any(seen.few_shot_suppressed),
@@ -233,4 +261,3 @@ def would_flip(v: SliceVerdict, seen: Measured) -> str:
             "few-shot examples that stop working on longer prompts, or a prompt budget that has no room for them",
         ),
     )
-    return next((text for applies, text in lines if applies), "items users complain about")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -57,58 +58,86 @@ def verdicts(
 def _verdict(
     name: str, items: list[EvalItem], log: AnswerLog, found: Attribution, rule: RuleConfig, graders: Controls
 ) -> SliceVerdict:
-    plain = {i.id: log.get(Probe.PLAIN, i.id) for i in items}
-    suspect = set(found.suspect[name])
+    draws, suspect, why = found.draws[name], set(found.suspect[name]), unread(items, log)
     scored = [i for i in items if readable(i, log)]
     trusted = [i for i in scored if i.id not in suspect]
-    graded = [i for i in scored if plain[i.id].strict is not None]
-    why = unread(items, log)
     lost = sum(n for reason, n in why.items() if reason in NO_ANSWER)
-    draws = found.draws[name]
-    kinds = Counter(i.grader.kind for i in items)
-    grader = graders.get(kinds.most_common(1)[0][0], {}) if kinds else {}
-    error = grader.get("rejects_gold") or 0.0
-    unsure = (len(suspect) + lost) / max(len(scored) + lost, 1)
-    verdict, kind, p_verdict, p_classes = decide(draws, len(trusted), found.missing[name], rule, error, unsure)
-    mostly = lost > 0.5 * (len(scored) + lost)
-    if mostly:
-        verdict, kind = "insufficient", None
-    # Where the items would suffice but for those that cannot be read, more of them would not help …
-    without = decide(draws, len(trusted), found.missing[name], rule, error)[0]
-    enough = mostly or (unsure > 0 and without != "insufficient")
-    # … nor where they would but for the reader; there labels do.
-    label = 0
-    if verdict == "insufficient" and not enough and len(trusted) >= rule.min_items:
-        open_ones = [i for i in doubted(items, log) if i.id not in found.labelled]
-        label = min(LABELS, len(open_ones)) if turns_on_reader(open_ones, name, len(trusted), found, rule) else 0
-    content = [plain[i.id].lenient for i in graded if plain[i.id].lenient is not None]
-    lenient = rate(sum(map(bool, content)), len(content))
-    judged = [not worse for i in scored if (worse := lost_to_reference(i, log)) is not None]
+    parts = _Parts(name, items, trusted, len(suspect), lost, len(scored) + lost)
+    decided = _decided(parts, log, found, rule, _rejects(items, graders))
     return SliceVerdict(
         slice=name,
         n=len(scored),
-        verdict=verdict,
-        kind=kind,
-        p_verdict=p_verdict,
-        p_classes=p_classes,
-        needs_items=0 if verdict != "insufficient" or enough or label else _needs(draws, len(trusted), p_verdict, rule),
-        label=label,
+        **decided,
         mixture={c: _mean(draws[:, k]) for k, c in enumerate(CLASSES)},
         interval90={c: _interval(draws[:, k]) for k, c in enumerate(CLASSES) if not np.isnan(draws[0, k])},
-        strict=rate(sum(bool(plain[i.id].strict) for i in graded), len(graded)),
-        lenient=lenient,
+        **_rates(scored, log),
         content=found.content.get(name),
-        preferred=rate(sum(judged), len(judged)) if judged else None,
         robust=_robust(items, log),
         without_demand=_without_demand(scored, log),
         waterfall=waterfall(scored, log, found.floors[name]),
         floors=found.floors[name],
         missing=found.missing[name],
         unread=why,
-        remedy=remedy(why, [plain[i.id] for i in items]),
+        remedy=remedy(why, [log.get(Probe.PLAIN, i.id) for i in items]),
         suspect=found.suspect[name],
-        evidence=evidence(trusted, log, found, verdict, kind),
+        evidence=evidence(trusted, log, found, decided["verdict"], decided["kind"]),
     )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The items of a slice by what came of them."""
+
+    name: str
+    items: list[EvalItem]
+    trusted: list[EvalItem]
+    """Read, and with a reference that does not look wrong."""
+    suspect: int
+    lost: int
+    """Without an answer."""
+    asked: int
+
+
+def _decided(
+    parts: _Parts, log: AnswerLog, found: Attribution, rule: RuleConfig, rejects_gold: float
+) -> dict[str, Any]:
+    """Verdict and probabilities; where there is no verdict, how many more items or labels it needs."""
+    n, draws, missing = len(parts.trusted), found.draws[parts.name], found.missing[parts.name]
+    unsure = (parts.suspect + parts.lost) / max(parts.asked, 1)
+    verdict, kind, p_verdict, p_classes = decide(draws, n, missing, rule, rejects_gold, unsure)
+    mostly = parts.lost > 0.5 * parts.asked
+    if mostly:
+        verdict, kind = "insufficient", None
+    label = needs = 0
+    # Where the items would suffice but for those that cannot be read, more of them would not help …
+    enough = mostly or (unsure > 0 and decide(draws, n, missing, rule, rejects_gold)[0] != "insufficient")
+    if verdict == "insufficient" and not enough:
+        # … nor where they would but for the reader; there labels do.
+        if n >= rule.min_items:
+            open_ones = [i for i in doubted(parts.items, log) if i.id not in found.labelled]
+            label = min(LABELS, len(open_ones)) if turns_on_reader(open_ones, parts.name, n, found, rule) else 0
+        needs = 0 if label else _needs(draws, n, p_verdict, rule)
+    said = {"verdict": verdict, "kind": kind, "p_verdict": p_verdict, "p_classes": p_classes}
+    return said | {"needs_items": needs, "label": label}
+
+
+def _rejects(items: list[EvalItem], graders: Controls) -> float:
+    """The share of right answers that the commonest grader of a slice rejects."""
+    kinds = Counter(i.grader.kind for i in items)
+    return (graders.get(kinds.most_common(1)[0][0], {}) if kinds else {}).get("rejects_gold") or 0.0
+
+
+def _rates(scored: list[EvalItem], log: AnswerLog) -> dict[str, Any]:
+    """Of the plain answers: in the right form, with the right content, at least as preferred as the reference."""
+    plain = [log.get(Probe.PLAIN, i.id) for i in scored]
+    graded = [answer for answer in plain if answer.strict is not None]
+    content = [answer.lenient for answer in graded if answer.lenient is not None]
+    judged = [not worse for i in scored if (worse := lost_to_reference(i, log)) is not None]
+    return {
+        "strict": rate(sum(bool(answer.strict) for answer in graded), len(graded)),
+        "lenient": rate(sum(map(bool, content)), len(content)),
+        "preferred": rate(sum(judged), len(judged)) if judged else None,
+    }
 
 
 def turns_on_reader(doubtful: list[EvalItem], name: str, n: int, found: Attribution, rule: RuleConfig) -> bool:
