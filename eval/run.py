@@ -151,11 +151,6 @@ def find_runs(pattern: str, diagnosis: Diagnosis, model: ModelConfig) -> tuple[F
         if record.status != "finished":
             skipped[str(path)] = f"{record.status}: {record.reason}"
             continue
-        try:
-            check_adapter(str(path / "adapter"), str(record.base))
-        except BadInput as error:
-            skipped[str(path)] = str(error)
-            continue
         if served and not found:
             ruler |= {key: getattr(record, key) for key in ("prompt_format_sha", "base")}
         differs = [
@@ -165,6 +160,11 @@ def find_runs(pattern: str, diagnosis: Diagnosis, model: ModelConfig) -> tuple[F
         ]
         if differs:
             raise BadInput(f"{path}: not comparable with the diagnosis ({'; '.join(differs)})")
+        try:
+            check_adapter(str(path / "adapter"), str(record.base))
+        except BadInput as error:
+            skipped[str(path)] = str(error)
+            continue
         found.append((path, record))
     if not found:
         raise BadInput(f"runs={pattern}: no run is finished: " + "; ".join(f"{p}: {why}" for p, why in skipped.items()))

@@ -26,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from os import killpg
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,13 @@ def summary(trials: list[dict[str, Any]]) -> dict[str, Any]:
 def end(command: list[str], out: Path, how: str, after: float) -> Ended:
     """Start a command, end it, and look at what it left."""
     process = subprocess.Popen(
-        [*command, f"out={out}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=ROOT, start_new_session=True
+        [*command, f"out={out}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        start_new_session=True,
+        # What a shell starts in the background ignores SIGINT, and so do its children.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
         said = process.communicate(timeout=after)[1].decode()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,11 @@ def test_a_worker_ends_with_its_parent(diagnosis: Path, tmp_path: Path, how: sig
         "wandb.mode=disabled",
     ]
     command = [sys.executable, str(ROOT / "train.py"), f"diagnosis={diagnosis}", f"out={out}", *settings]
-    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # A shell that starts the suite in the background has it ignore SIGINT, which children inherit.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    parent = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     listing = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     until(lambda: (out / "trainer").exists() or parent.poll() is not None)
     (worker,) = (int(pid) for pid in listing.read_text().split())
