@@ -24,6 +24,7 @@ from diagnose.probes.answers import AnswerLog
 from diagnose.provenance import ROOT
 from diagnose.records import CLASSES, FORMAT, KNOWLEDGE, Answer, EvalItem, SliceVerdict
 from diagnose.verdict.decide import GAPS, masses, verdicts
+from diagnose.verdict.evidence import readable
 from diagnose.verdict.mixture import attribute
 
 Array = np.ndarray
@@ -85,7 +86,9 @@ def recording(run: Path) -> Recording:
     truth = json.loads(beside.read_text())
     evalset = read_evalset(EvalSetConfig(**settings))
     log = AnswerLog(run / "answers.jsonl", seed=0)
-    members = sorted(by_slice([i for i in evalset.items if log.find("plain", i.id)]).items())
+    # A mixture is one of items that could be read; those that could not are counted apart.
+    read = [i for i in evalset.items if log.find("plain", i.id) and readable(i, log)]
+    members = sorted(by_slice(read).items())
     if unknown := [name for name, _ in members if name not in truth]:
         raise BadInput(f"{beside}: no entry for {', '.join(unknown[:4])}; every slice needs a verdict")
     pools = [_pool(name, truth[name], part) for name, part in members if truth[name].get("took", True)]
