@@ -153,6 +153,7 @@ def guarded(main: Callable[[], object]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
+        _check_sweep(sys.argv[1:])
         main()
     except GapwiseError as error:
         return _ended_by(error)
@@ -166,6 +167,22 @@ def guarded(main: Callable[[], object]) -> int:
         print("\nstopped", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
     return 0
+
+
+def _check_sweep(arguments: list[str]) -> None:
+    """Hydra writes the overrides of a sweep into multirun.yaml, and prints those of a job that fails.
+
+    Raises:
+        BadInput: one of them holds a secret.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return
+    for argument in arguments:
+        if (hidden := redacted_text(argument)) != argument:
+            key = argument.partition("=")[0]
+            raise BadInput(
+                f"{hidden}: a sweep would keep it as typed; put it in the environment: '{key}=${{oc.env:NAME}}'"
+            )
 
 
 def _terminated(*_: object) -> None:

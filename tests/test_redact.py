@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import planted_rows
+from conftest import ROOT, planted_rows, run_verb
 from scripted_server import BASE, ScriptedServer
 
 from diagnose.config import DiagnoseConfig, EvalSetConfig, ModelConfig, ProbesConfig, RuleConfig, WandbConfig
 from diagnose.errors import GapwiseError
 from diagnose.redact import redacted, redacted_text
+from diagnose.report.wandb import start_run
 from diagnose.run import run
 
 
@@ -108,3 +110,30 @@ def test_a_password_in_a_url_stands_nowhere(
     assert "run.json" in written or not works
     for name, text in (written | {"stdout": said.out, "stderr": said.err}).items():
         assert "hunter2pw" not in text and "alice" not in text, name
+
+
+def test_a_sweep_takes_secrets_from_the_environment_only(tmp_path: Path) -> None:
+    """Hydra keeps its overrides in multirun.yaml, and prints those of a job that fails."""
+    quick = ["-m", "model.name=m", "model.retries=0", f"evalset.path={ROOT}/tests/data/demo/evalset.jsonl", "seed=0"]
+    url = "http://alice:hunter2pw@127.0.0.1:9/v1"
+    refused = run_verb("diagnose", *quick, f"model.base_url={url}")
+    assert refused.returncode == 2 and "'model.base_url=${oc.env:NAME}'" in refused.stderr
+    sweep = f"hydra.sweep.dir={tmp_path / 'sweep'}"
+    tried = run_verb("diagnose", *quick, "model.base_url=${oc.env:MY_URL}", sweep, env={"MY_URL": url})
+    assert "no usable answer" in tried.stderr
+    for said in (refused.stderr, tried.stderr, tried.stdout, (tmp_path / "sweep" / "multirun.yaml").read_text()):
+        assert "hunter2pw" not in said and "alice" not in said
+
+
+def test_w_and_b_keeps_no_password_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stores the command line of its own accord."""
+    typed = ["diagnose.py", "model.base_url=http://alice:hunter2pw@h/v1", "judge.api_key=sk-0123456789abcdef", "seed=7"]
+    monkeypatch.setattr("sys.argv", typed)
+    config = {"hub_token": "hf_0123456789abcdef", "url": "http://alice:hunter2pw@h"}
+    started = start_run(WandbConfig(), group="g", job_type="t", name="n", config=config, out=tmp_path)
+    started.finish()
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"seed=7" in kept, "this is where it would stand"
+    for secret in (b"hunter2pw", b"alice", b"0123456789abcdef"):
+        assert secret not in kept
+    assert sys.argv is typed

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diagnose.config import WandbConfig
 from diagnose.records import Diagnosis, Rate, SliceVerdict
+from diagnose.redact import redacted, redacted_text
 from diagnose.report.words import gap, gap_interval
 
 FILES = ("report.html", "report.md", "diagnosis.json")
@@ -44,16 +47,27 @@ def start_run(settings: WandbConfig, *, group: str, job_type: str, name: str, co
 def _init(settings: WandbConfig, group: str, job_type: str, name: str, config: dict[str, Any], home: Path) -> Any:
     import wandb
 
-    return wandb.init(
-        project=settings.project,
-        group=settings.group or group,
-        job_type=job_type,
-        name=name,
-        mode=settings.mode,  # type: ignore[arg-type]
-        dir=str(home),
-        config=config,
-        reinit="finish_previous",
-    )
+    with _argv_redacted():
+        return wandb.init(
+            project=settings.project,
+            group=settings.group or group,
+            job_type=job_type,
+            name=name,
+            mode=settings.mode,  # type: ignore[arg-type]
+            dir=str(home),
+            config=redacted(config),
+            reinit="finish_previous",
+        )
+
+
+@contextmanager
+def _argv_redacted() -> Iterator[None]:
+    """W&B keeps the command line, which may hold a password, and has no setting that says what it should keep."""
+    typed, sys.argv = sys.argv, [*map(redacted_text, sys.argv)]
+    try:
+        yield
+    finally:
+        sys.argv = typed
 
 
 def wandb_home(out: Path) -> Path:
