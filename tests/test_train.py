@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from diagnose.errors import BadInput
 from diagnose.records import Grader, Judge
 from train.config import TrainConfig, measured_config, read_diagnosis
 from train.data import Rows, for_trl, read_training
+from train.job import last_whole
 from train.preflight import preflight
 from train.rlhf import split_by_prompt
 
@@ -120,6 +123,39 @@ def test_a_killed_run_goes_on_to_the_same_adapter(demo_diagnosis: Path) -> None:
     name = "adapter/adapter_model.safetensors"
     assert (cut / name).read_bytes() == (whole / name).read_bytes()
     assert run_verb("train", *command, f"out={cut}").returncode == 2, "a finished run is not overwritten"
+
+
+def test_a_full_disk_in_the_middle_of_a_checkpoint(demo_diagnosis: Path) -> None:
+    """One sentence, and the half checkpoint is passed over when there is room."""
+    out = demo_diagnosis.parent / "full"
+    args = ["method=sft", "data.slices=[stone_json]", "method.args.max_steps=6", "method.args.save_steps=2"]
+    command = [f"diagnosis={demo_diagnosis}", *args, "wandb.mode=disabled", f"out={out}"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, 800_000)),
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr and "Fatal" not in done.stderr
+    assert "no room on the disk: " in done.stderr and f"repeat the command with out={out}" in done.stderr
+    record = json.loads((out / "run.json").read_text())
+    assert record["status"] == "failed" and record["reason"].startswith("no room on the disk")
+    assert list(out.glob("trainer/sft/checkpoint-*")) and not list(out.glob("trainer/sft/checkpoint-*/whole-*"))
+    done = run_verb("train", *command)
+    assert done.returncode == 0 and "Fatal" not in done.stderr, done.stderr[-2000:]
+    assert (out / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_a_half_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path) -> None:
+    args: Any = SimpleNamespace(output_dir=str(tmp_path), world_size=2)
+    assert last_whole(args) is None
+    for step, marks in ((5, 2), (10, 2), (100, 1), (105, 0)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for rank in range(marks):
+            (folder / f"whole-{rank}").touch()
+    assert last_whole(args) == str(tmp_path / "checkpoint-10")
 
 
 def test_a_reward_model_that_is_not_good_enough_blocks(demo_diagnosis: Path) -> None:

@@ -40,7 +40,8 @@ def end_with_parent() -> None:
     """
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1):  # unbuffered: Python could not shut down while this thread held the lock of sys.stdin
+            pass
         os._exit(128 + signal.SIGHUP)
 
     threading.Thread(target=wait, daemon=True).start()
