@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
+from diagnose.children import end_with_parent
 from diagnose.config import DiagnoseConfig
 from diagnose.errors import BadInput, GapwiseError, RunFailed, Terminated
 from diagnose.redact import redacted_text
@@ -149,6 +150,7 @@ def guarded(main: Callable[[], object]) -> int:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _terminated)
+    end_with_parent()
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 

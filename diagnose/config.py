@@ -245,6 +245,10 @@ def _check_out(out: str | None) -> None:
         return
     path = Path(out).absolute()
     parts = (path, *path.parents)
+    try:
+        path.exists()
+    except OSError as error:
+        raise BadInput(f"out={out}: {error.strerror}; choose another directory") from None
     if broken := next((part for part in parts if part.is_symlink() and not part.exists()), None):
         raise BadInput(f"out={out}: {broken} is a symbolic link that leads nowhere; choose a directory")
     above = next(part for part in parts if part.exists())

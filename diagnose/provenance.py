@@ -7,8 +7,10 @@ import json
 import os
 import platform
 import shlex
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass, replace
@@ -60,7 +62,7 @@ def open_run(out: Path, record: RunRecord, redo: bool = True) -> Iterator[None]:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 print(f"\nto go on, repeat the command with {override('out', str(out))}", file=sys.stderr)
-            with suppress(RunFailed):  # no room for it either: the error that is on its way says more
+            with suppress(GapwiseError):  # no room for it either: the error that is on its way says more
                 _write_end(out / "run.json", record, error)
             raise
 
@@ -93,16 +95,37 @@ def _alone_in(out: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            raise BadInput(
-                f"out={out}: process {lock.pid} works in it; wait until it has ended, or choose another directory "
-                f"(if it ran on another machine and is gone: rm {shlex.quote(str(out / LOCK))})"
-            ) from None
+            if not _is_gone(lock.pid, out / LOCK):
+                raise BadInput(
+                    f"out={out}: process {lock.pid} works in it; wait until it has ended, or choose another directory "
+                    f"(if it ran on another machine and is gone: rm {shlex.quote(str(out / LOCK))})"
+                ) from None
+            (out / LOCK).unlink(missing_ok=True)
+            lock.acquire()
     try:
         yield
     finally:
         lock.release()
         with suppress(OSError):  # a run that was discarded, or refused before it began, leaves no empty directory
             out.rmdir()
+
+
+def _is_gone(pid: int | None, lock: Path) -> bool:
+    """Has the process that made a lock ended? Asked where the file system does not let filelock take the lock over.
+
+    A lock that a kill left empty names nobody; a living process writes its name into it at once.
+    """
+    if pid is None:
+        return lock.exists() and lock.stat().st_size == 0 and time.time() - lock.stat().st_mtime > 10
+    if socket.gethostname() not in lock.read_text(encoding="utf-8", errors="replace"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def _check_same(out: Path, record: RunRecord, redo: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 from diagnose.adaptive import spend
 from diagnose.advice.recommend import SOURCE, recommend
 from diagnose.advice.wording import TRAINING
+from diagnose.children import run_child
 from diagnose.config import DataConfig, DiagnoseConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.grading.grade import RULES
@@ -197,7 +197,7 @@ def launch(diagnosis: Diagnosis, config: DiagnoseConfig) -> None:
         print(f"\nlaunch: not started, run it yourself:\n  {other.command}")
     print(f"\nlaunch: {wanted[0].command}", flush=True)
     arguments = [*shlex.split(wanted[0].command)[2:], f"seed={config.seed}", f"wandb.mode={config.wandb.mode}"]
-    code = subprocess.run([sys.executable, str(ROOT / "train.py"), *arguments]).returncode
+    code = run_child([sys.executable, str(ROOT / "train.py"), *arguments])
     if code:
         kind: type[Exception] = {2: BadInput, 3: Blocked}.get(code, RunFailed)
         raise kind(f"launch: training ended with exit code {code}; the diagnosis in {config.out} is complete")

@@ -29,7 +29,7 @@ def hydra_text(text: str) -> str:
         return text
     # A backslash is an escape before a quote only (Hydra), and before `${` (OmegaConf, which looks inside quotes too).
     text = re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + "\\${", text)
-    return "'" + re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
+    return "'" + re.sub(r"(\\*)('|\Z)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text) + "'"
 
 
 def hydra_list(texts: Sequence[str]) -> str:

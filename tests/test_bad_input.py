@@ -31,12 +31,15 @@ from diagnose.config import (
     RuleConfig,
     WandbConfig,
     check_diagnose,
+    check_run,
 )
 from diagnose.errors import BadInput, GapwiseError
 from diagnose.grading.grader import KINDS as GRADER_KINDS
 from diagnose.grading.ifeval import KINDS
 from diagnose.items.rows import MAX_ROW_BYTES
 from diagnose.records import Grader
+from eval.config import EvalConfig
+from train.config import TrainConfig
 
 DEMO = ROOT / "tests" / "data" / "demo"
 MODEL = DEMO / "model"
@@ -780,6 +783,46 @@ def test_a_slice_of_one_item_gets_no_verdict_and_says_how_many_it_needs(tmp_path
     assert (v["verdict"], v["n"], v["needs_items"], v["p_verdict"]) == ("insufficient", 1, rule.min_items - 1, 0.0)
     assert v["strict"]["high"] - v["strict"]["low"] > 0.5
     assert all(high - low > 0.5 for low, high in [v["interval90"]["none"]])
+
+
+def test_an_answer_cannot_make_a_schema_that_contains_itself_grow_without_end(tmp_path: Path, rule: RuleConfig) -> None:
+    tree = {"oneOf": [{"type": "integer"}, {"items": {"$ref": "#"}, "type": "array"}, {"items": {"$ref": "#"}}]}
+    row = {"id": "a", "slice": "s", "prompt": "Go on.", "target": "[[1]]", "grader": {"kind": "json", "schema": tree}}
+    tree["oneOf"][2] = {"allOf": [{"type": "array"}, {"items": {"$ref": "#"}}, {"type": "object"}]}
+    write(tmp_path, row)
+    (tmp_path / "log.jsonl").write_text(json.dumps({"id": "a", "text": "[" * 60 + "]" * 60}) + "\n")
+    changes = {"model__kind": "recorded", "model__path": str(tmp_path / "log.jsonl")}
+    assert ends(settings(tmp_path, rule, **changes))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("a" * 300, "File name too long; choose another directory"),
+        ("loop/x", "loop is a symbolic link that leads nowhere; choose a directory"),
+        ("nowhere", "is a symbolic link that leads nowhere"),
+        ("file/x", "is a file or inside one"),
+        ("/proc/x", "not writable"),
+    ],
+)
+def test_a_run_directory_that_cannot_be_made(tmp_path: Path, out: str, says: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone" / "away")
+    (tmp_path / "file").touch()
+    for config in (DiagnoseConfig, TrainConfig, EvalConfig):
+        with pytest.raises(BadInput) as error:
+            check_run(config(out=str(tmp_path / out)))
+        assert says in str(error.value)
+
+
+def test_definitions_count_where_they_are_used() -> None:
+    from diagnose.grading.grader import parse_grader
+
+    address = {"properties": {f"field {k}": {"type": "string"} for k in range(30)}}
+    uses = {f"d{k}": {"properties": {"at": {"$ref": "#/$defs/address"}}} for k in range(400)}
+    chain = {f"c{k}": {"$ref": f"#/$defs/c{k + 1}"} for k in range(150)} | {"c150": {}}
+    for parts, first in ((uses | {"address": address}, "d3"), (chain, "c0")):
+        parse_grader({"kind": "json", "schema": {"$defs": parts, "$ref": f"#/$defs/{first}"}}, "set.jsonl:1")
 
 
 def test_a_slice_of_which_nothing_is_scored_has_no_number_at_all(tmp_path: Path, rule: RuleConfig) -> None:

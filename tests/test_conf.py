@@ -18,7 +18,7 @@ from diagnose.config import DiagnoseConfig
 from diagnose.errors import BadInput
 from diagnose.text import override
 from eval.config import EvalConfig, plain_overrides, register_eval
-from train.config import TrainConfig, check_settings, check_train, names_of, register_train, trl_config
+from train.config import TrainConfig, check_lora, check_settings, check_train, names_of, register_train, trl_config
 
 CONF = ROOT / "conf"
 
@@ -89,11 +89,13 @@ def test_training_settings_of_every_model_are_fields_of_trl(name: str) -> None:
         ("method.args.lr_scheduler_type=zork", "method.args: zork is not a valid SchedulerType"),
         ("model.train.sft.max_length=0", "model.train.sft.max_length=0: allowed: more than 0"),
         ("method.args.hub_token=hf_0123456789abcdef", "method.args.hub_token: a secret does not belong in a config"),
+        ("+method.args.model_init_kwargs={token: hf_0123456789abcdef}", "method.args.model_init_kwargs: a secret"),
+        ("method.args.accelerator_config=nope.json", "method.args: "),
         ("lora.r=0", "lora.r=0: allowed: more than 0"),
         ("lora.r=abc", "lora.r=abc: Input should be a valid integer"),
         ("lora.r=1000000000", "lora.r=1000000000: more than the width of any layer of this base"),
         ("lora.target_modules=[zork]", "lora: does not fit"),
-        ("lora.task_type=ZORK", "lora: Invalid task type"),
+        ("lora.task_type=ZORK", "lora: "),
         ("seed=-1", "seed=-1: allowed: 0 to 4294967295"),
         ("wandb.mode=zork", "wandb.mode=zork: allowed: offline, online, disabled"),
     ],
@@ -104,6 +106,23 @@ def test_a_setting_that_would_fail_later_is_refused_before_anything_is_written(
     done = run_verb("train", f"diagnosis={demo_diagnosis}", "method=sft", override, f"out={tmp_path / 'out'}")
     assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides"),
+    [
+        ("dpo", ["method.args.loss_type=sigmoid", "lora.task_type=CAUSAL_LM", "lora.lora_alpha=16.5"]),
+        ("rlhf", ["model.train_batch_size=64", "method.args.num_generations=16"]),
+        ("sft", ["lora.init_lora_weights=pissa_niter_4", "method.args.lr_scheduler_type=cosine", "lora.use_dora=true"]),
+        ("sft_dpo", ["method.args.learning_rate=1e-5", "method.first.max_steps=-1", "lora.target_modules=all-linear"]),
+    ],
+)
+def test_what_trl_and_peft_take_is_taken(method: str, overrides: list[str]) -> None:
+    config = composed("train", f"method={method}", *overrides)
+    assert isinstance(config, TrainConfig)
+    config.model.path = str(ROOT / "tests" / "data" / "demo" / "model")
+    check_settings(config)
+    check_lora(config)
 
 
 def test_every_yaml_says_how_it_is_used() -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from diagnose.config import ModelConfig
 from diagnose.errors import BadInput
@@ -71,6 +76,12 @@ def endless(peer: socket.socket) -> None:
         peer.sendall(b" " * 2**20)
 
 
+def redirecting(peer: socket.socket) -> None:
+    peer.sendall(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /v1\r\nContent-Length: 10000000000\r\n\r\n")
+    while True:
+        peer.sendall(b" " * 2**20)
+
+
 def asked(url: str) -> None:
     ServedModel(ModelConfig(kind="openai", base_url=url, name="m", timeout_seconds=3, retries=0)).reach()
 
@@ -88,13 +99,25 @@ def test_an_ordinary_answer_packed_or_not_is_read() -> None:
         (dripping(b"", OK), "no whole answer within 3 s"),
         (dripping(OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 99), "no whole answer within 3 s"),
         (endless, f"more than {MAX_ANSWER_BYTES >> 20} MB"),
+        (redirecting, f"more than {MAX_ANSWER_BYTES >> 20} MB"),
         (whole(gzip.compress(b" " * (MAX_ANSWER_BYTES + 1)), b"Content-Encoding: gzip"), "more than"),
         (whole(b"\x1f\x8b nothing packed", b"Content-Encoding: gzip"), "Error -3 while decompressing"),
         (whole(b"[" * 100_000 + b"]" * 100_000), "recursion"),
         (whole(b'{"choices": [], "usage": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001), "recursion"),
         (whole(b'{"choices": 7}'), "not a completion"),
     ],
-    ids=["body", "headers", "chunks", "10 GB", "gzip bomb", "no gzip", "nested lists", "nested objects", "a number"],
+    ids=[
+        "body",
+        "headers",
+        "chunks",
+        "10 GB",
+        "redirect",
+        "gzip bomb",
+        "no gzip",
+        "nested lists",
+        "nested objects",
+        "a number",
+    ],
 )
 def test_what_a_server_sends_ends_in_one_sentence(send: Send, says: str) -> None:
     started = time.monotonic()
@@ -102,3 +125,33 @@ def test_what_a_server_sends_ends_in_one_sentence(send: Send, says: str) -> None
         asked(url)
     assert says in str(error.value) and f"model.base_url={url}: no usable answer" in str(error.value)
     assert time.monotonic() - started < 15, "dripping goes on for 20 seconds and more"
+
+
+def test_a_command_that_waits_for_a_server_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    """At once, not after all retries of all requests; and the record says so."""
+    (tmp_path / "set.jsonl").write_text("".join(f'{{"prompt": "p{k}", "target": "t"}}\n' for k in range(64)))
+    greeted = threading.Event()
+
+    def send(peer: socket.socket) -> None:
+        if greeted.is_set():
+            time.sleep(600)
+        whole(SAID)(peer)
+
+    with serving(send) as url:
+        model = [f"model.base_url={url}", "model.name=m", "model.retries=5"]
+        command = [*model, f"evalset.path={tmp_path / 'set.jsonl'}", "probes.enabled=[plain]", "wandb.mode=disabled"]
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "diagnose.py"), *command, f"out={tmp_path / 'out'}"],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not (tmp_path / "out" / "run.json").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        greeted.set()
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=30)[1]
+    assert process.returncode == 143 and "Traceback" not in said
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["reason"] == "stopped by SIGTERM"

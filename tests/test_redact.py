@@ -29,7 +29,12 @@ from diagnose.run import run
         ("method.args={hub_token: s3cret, lr: 1}", "method.args={hub_token: ***, lr: 1}"),
         ("+wandb.token=abc", "+wandb.token=***"),
         ('{"api_key": "abc"}', '{"api_key": "***"}'),
-        ("Error 401: Incorrect API key provided: sk-abcdefghijklmnop.", "Error 401: Incorrect API key provided: ***."),
+        (
+            "Error 401: Incorrect API key provided: sk-ab12cdefghijklmnop.",
+            "Error 401: Incorrect API key provided: ***.",
+        ),
+        ("model.base_url=http://h/v1?api-key=q9Xv2LmPz7RtYw3K&v=1", "model.base_url=http://h/v1?api-key=***&v=1"),
+        ("Authorization: Bearer q9Xv2LmPz7RtYw3K", "Authorization: Bearer ***"),
         ("AKIAIOSFODNN7EXAMPLE and ghp_0123456789abcdefABCD", "*** and ***"),
     ],
 )
@@ -50,13 +55,24 @@ def test_secrets_are_told_by_value_and_shape(command: str, shown: str) -> None:
         "model.base_url=http://localhost:8000/v1",
         "evalset.path=s3://bucket/a@b.jsonl",
         "model.api_key_env=null",
+        "model.api_key_env=GPT4O_API_KEY",
+        "judge.api_key_env=AZURE_KEY_V2_EU",
+        "evalset.columns.token=token_text_2_en",
+        "model.path=/data/hf_checkpoints_2024/model",
+        "model.path=sk-embedding-large-v2",
+        "out=outputs/diagnose/hf_experimentsandmore_2024",
         "method.args.per_device_train_batch_size=8",
     ],
 )
 def test_what_is_no_secret_stays(command: str) -> None:
     assert redacted_text(command) == command
     key, _, value = command.partition("=")
-    assert redacted({key: value}) == {key: value}
+    assert redacted(value, key) == value
+
+
+def test_a_key_that_a_server_quotes_is_known_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_GATEWAY_KEY", "q9Xv2LmPz7RtYw3K")
+    assert redacted_text("Error 401: key q9Xv2LmPz7RtYw3K is not valid") == "Error 401: key *** is not valid"
 
 
 def test_a_message_about_a_setting_stays() -> None:

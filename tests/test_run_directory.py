@@ -63,6 +63,22 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> Non
         assert SoftFileLock(tmp_path / LOCK).pid == os.getpid()
 
 
+@pytest.mark.parametrize("left", ["dead", "empty"])
+def test_a_lock_is_taken_over_where_the_file_system_cannot_exchange_names(
+    left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS: there filelock leaves the lock of a process that is gone alone."""
+    monkeypatch.setattr(SoftFileLock, "_try_break_stale_lock", lambda self: None)
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    with SoftFileLock(tmp_path / "x"):
+        mine = (tmp_path / "x").read_text()
+    (tmp_path / "x").unlink(missing_ok=True)
+    (tmp_path / LOCK).write_text(mine.replace(str(os.getpid()), gone.stdout.strip()) if left == "dead" else "")
+    os.utime(tmp_path / LOCK, (0, 0))
+    with open_run(tmp_path, record()):
+        assert SoftFileLock(tmp_path / LOCK).pid == os.getpid()
+
+
 def test_the_lock_of_another_machine_is_left_alone_and_named(tmp_path: Path) -> None:
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     with SoftFileLock(tmp_path / "x"):

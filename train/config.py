@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from diagnose.cli import register, value_of
 from diagnose.config import DataConfig, DiagnoseConfig, ModelConfig, WandbConfig, check_data, check_run
 from diagnose.errors import BadInput
 from diagnose.provenance import read_record
 from diagnose.records import Diagnosis
-from diagnose.redact import is_secret
+from diagnose.redact import redacted
 from diagnose.text import first_line, hydra_list
 
 METHODS = ("sft", "dpo", "sft_dpo", "rlhf")
@@ -29,8 +29,7 @@ POSITIVE = frozenset(
     + ("max_completion_length", "num_generations", "r")
 )
 """Settings of TRL and PEFT that neither library checks, but that fail or do nothing at 0."""
-OPEN = ("init_lora_weights",)
-"""Fields that take more values than their annotation names, such as pissa_niter_4."""
+NUMBERS = {int, float, bool, type(None)}
 UNBOUND = {"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": "none"}
 """A TRL config is only checked here: it must not take a GPU from the worker."""
 SLICES = "expected the slices that every job trains on: 'data.slices=[SLICE,GUARD]'"
@@ -172,9 +171,17 @@ def check_settings(config: TrainConfig) -> None:
     last, first = ARGS_OF[config.method.name], FIRST_OF.get(config.method.name)
     for key, stage, given in (("method.args", last, config.method.args), ("method.first", first, config.method.first)):
         if stage:
-            _check_settings(f"model.train.{stage}", config.model.train.get(stage, {}), trl_config(stage), **UNBOUND)
-            _check_settings(key, given, trl_config(stage), **UNBOUND)
-    _check_settings("lora", config.lora, LoraConfig)
+            _check_fields(f"model.train.{stage}", config.model.train.get(stage, {}), trl_config(stage))
+            _check_fields(key, given, trl_config(stage))
+            _check_together(key, trl_config(stage), stage_settings(config, stage, given) | UNBOUND)
+    _check_fields("lora", config.lora, LoraConfig)
+    _check_together("lora", LoraConfig, config.lora)
+
+
+def stage_settings(config: TrainConfig, stage: str, given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a stage's TRL config: those of conf/model for the stage, overridden by `given`."""
+    settings = {"per_device_train_batch_size": size} if (size := config.model.train_batch_size) else {}
+    return settings | config.model.train.get(stage, {}) | {k: v for k, v in given.items() if v is not None}
 
 
 def trl_config(stage: str) -> Any:
@@ -184,8 +191,8 @@ def trl_config(stage: str) -> Any:
     return getattr(trl, STAGES[stage])
 
 
-def _check_settings(key: str, given: dict[str, Any], kind: Any, **also: Any) -> None:
-    """Names, types and ranges; then the dataclass itself, which checks what its fields mean together."""
+def _check_fields(key: str, given: dict[str, Any], kind: Any) -> None:
+    """Names, secrets, words where only numbers are read, and numbers that mean nothing."""
     from pydantic import TypeAdapter, ValidationError
 
     hints = get_type_hints(kind)
@@ -194,20 +201,24 @@ def _check_settings(key: str, given: dict[str, Any], kind: Any, **also: Any) -> 
             near = get_close_matches(name, names_of(kind), n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "see the TRL or PEFT documentation for its fields"
             raise BadInput(f"{key}.{name}: unknown field; {hint}")
-        if is_secret(name, str(value)):
+        if redacted(value, name) != value:
             raise BadInput(f"{key}.{name}: a secret does not belong in a config; set it in the environment (HF_TOKEN)")
         if name in POSITIVE and isinstance(value, int | float) and not value > 0:
             raise BadInput(f"{key}.{name}={value}: allowed: more than 0")
-        try:
-            if name not in OPEN:
+        if isinstance(value, str) and set(get_args(hints[name]) or (hints[name],)) <= NUMBERS:
+            try:
                 TypeAdapter(hints[name]).validate_python(value)
-        except ValidationError as error:
-            raise BadInput(f"{key}.{name}={value}: {error.errors()[0]['msg']}") from None
+            except ValidationError as error:
+                raise BadInput(f"{key}.{name}={value}: {error.errors()[0]['msg']}") from None
+
+
+def _check_together(key: str, kind: Any, settings: dict[str, Any]) -> None:
+    """The dataclass itself checks what its fields mean together."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what the worker builds again will warn there
-            kind(**{k: v for k, v in given.items() if v is not None} | also)
-    except (ValueError, TypeError, ImportError) as error:
+            kind(**settings)
+    except (ValueError, TypeError, ImportError, OSError) as error:
         raise BadInput(f"{key}: {first_line(error)}") from None
 
 
@@ -229,7 +240,7 @@ def check_lora(config: TrainConfig) -> None:
 
     settings = lora_settings(config)
     try:
-        shapes = lora_shapes(str(config.model.path), LoraConfig(**settings, task_type="CAUSAL_LM"))
+        shapes = lora_shapes(str(config.model.path), LoraConfig(**settings | {"task_type": "CAUSAL_LM"}))
     except Exception as error:  # from PEFT or transformers; each is about these settings and this base
         raise BadInput(f"lora: does not fit {config.model.path}: {first_line(error)}") from None
     widths = [shape[1] for name, shape in shapes.items() if ".lora_A." in name]

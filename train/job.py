@@ -17,7 +17,7 @@ from transformers import PrinterCallback, TrainerCallback
 from diagnose.config import DataConfig, ModelConfig, WandbConfig
 from diagnose.models.gguf import is_gguf
 from diagnose.models.weights import ALLOWED, load_tokenizer, load_weights
-from train.config import TrainConfig, lora_settings
+from train.config import TrainConfig, lora_settings, stage_settings
 from train.data import Rows, for_trl
 
 SHOWN = ("loss", "learning_rate", "reward", "kl", "rewards/accuracies", "accuracy", "rewards/margins")
@@ -100,10 +100,7 @@ class Job:
             "save_total_limit": 2,  # the one before, while the next is written
             "model_init_kwargs": None if is_gguf(str(self.config.model.path)) else {"dtype": _dtype(self.config.model)},
         }
-        if self.config.model.train_batch_size:
-            settings["per_device_train_batch_size"] = self.config.model.train_batch_size
-        settings |= self.config.model.train.get(stage, {})
-        settings |= {k: v for k, v in given.items() if v is not None}
+        settings |= stage_settings(self.config, stage, given)
         self.resolved[stage] = settings
         return config_class(**settings)
 

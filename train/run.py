@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
+from diagnose.children import run_child
 from diagnose.config import DataConfig, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.items.evalset import read_evalset
@@ -56,7 +56,7 @@ def run(config: TrainConfig) -> None:
     record = _record(config, diagnosis, data, checks, advised, slices)
     with open_run(out, record, redo=False):
         _write_inputs(out, config, data, items)
-        code = _work(_command(config, out), _environment(config))
+        code = run_child(_command(config, out), _environment(config))
         why = "no room on the disk" if code == errno.ENOSPC else f"the worker exited with code {code}"
         result = _result(out) or {"status": "failed", "reason": why}
         gates = record.gates | result.pop("method_gates", {})
@@ -192,16 +192,6 @@ def _write_inputs(out: Path, config: TrainConfig, data: dict[str, Rows], items: 
     (out / "result.json").unlink(missing_ok=True)
     write_json(out / "graders.json", {name: asdict(item.grader) for item in items for name in item.slices})
     write_json(out / "job.json", {"config": asdict(config), "data": {kind: rows.rows for kind, rows in data.items()}})
-
-
-def _work(command: list[str], environment: dict[str, str]) -> int:
-    """The exit code of the worker, whose stdin ends when this process does, whatever ends it."""
-    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE) as worker:
-        try:
-            return worker.wait()
-        except BaseException:
-            worker.terminate()
-            raise
 
 
 def _command(config: TrainConfig, out: Path) -> list[str]:

@@ -9,12 +9,11 @@ import errno
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from diagnose.cli import FULL
+from diagnose.children import end_with_parent
 from diagnose.errors import Blocked, RunFailed
 from diagnose.models.weights import best_device
 from diagnose.provenance import read_record, write_json
@@ -22,6 +21,8 @@ from diagnose.report.wandb import start_run
 from diagnose.text import first_line
 from train.records import TrainingRun
 
+FIRST_RANK = os.environ.get("RANK", "0") == "0"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ROOM = (
     "No space left",
     "os error 28",
@@ -33,20 +34,6 @@ NO_ROOM = (
 """How the writers of safetensors and torch say it."""
 
 
-def end_with_parent() -> None:
-    """End this process when stdin does: train.run holds the other end, so it is gone, by `kill -9` or in any other way.
-
-    An orphan would go on writing into a run directory that the repeated command resumes.
-    """
-
-    def wait() -> None:
-        while os.read(0, 1):  # unbuffered: Python could not shut down while this thread held the lock of sys.stdin
-            pass
-        os._exit(128 + signal.SIGHUP)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def main(out: Path) -> int:
     """Train with one method.
 
@@ -56,9 +43,8 @@ def main(out: Path) -> int:
     from train.job import load_job
 
     job = load_job(out)
-    first_rank = os.environ.get("RANK", "0") == "0"
     name = job.config.method.name
-    run = _track(job) if first_rank else None
+    run = _track(job) if FIRST_RANK else None
     job.tracked = run is not None
     try:
         match name:
@@ -73,7 +59,7 @@ def main(out: Path) -> int:
         metrics, reason, code = fit(job), None, 0
     except Blocked as block:
         metrics, reason, code = {}, str(block), 3
-    if first_rank:
+    if FIRST_RANK:
         result: dict[str, Any] = {
             "status": "blocked" if code else "finished",
             "reason": reason,
@@ -106,7 +92,7 @@ def without_room(error: BaseException | None) -> str | None:
         text = str(error)
         if (isinstance(error, OSError) and error.errno in FULL) or any(words in text for words in NO_ROOM):
             return f"no room on the disk: {first_line(error)}"
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
@@ -119,7 +105,8 @@ if __name__ == "__main__":
     except Exception as failure:
         if not (reason := without_room(failure)):
             raise
-        with suppress(RunFailed):
-            write_json(out / "result.json", {"status": "failed", "reason": reason})
-        print(reason, file=sys.stderr)
+        if FIRST_RANK:
+            with suppress(RunFailed):
+                write_json(out / "result.json", {"status": "failed", "reason": reason})
+            print(reason, file=sys.stderr)
         sys.exit(errno.ENOSPC)

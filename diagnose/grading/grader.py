@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ KINDS = get_args(GraderKind)
 JUDGES = get_args(JudgeKind)
 NEEDS_NO_GOLD = ("regex", "instructions", "judge")
 KEYS = tuple(f.name for f in fields(Grader))
+DEFINITIONS = ("$defs", "definitions")
 REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 MAX_PARTS = 10_000
 """Of a JSON schema whose definitions double 25 times a validator would check 33 million parts of every answer."""
@@ -100,7 +101,7 @@ def _check_schema(schema: Any, where: str) -> None:
 
 
 @lru_cache(maxsize=256)
-def validator(schema: str) -> Any:
+def validator(schema: str) -> Validator:
     """A validator for a JSON Schema (given as JSON text); it never uses the network."""
     import jsonschema
     from referencing import Registry
@@ -112,9 +113,50 @@ def validator(schema: str) -> Any:
         _check_parts(loaded, kind.META_SCHEMA["$schema"])
     except (jsonschema.SchemaError, TypeError, AttributeError) as error:
         raise BadInput(f"grader.schema is not a JSON Schema: {getattr(error, 'message', error)}") from None
-    kind = jsonschema.validators.extend(kind, {"pattern": _matches})
+    steps = Steps()
+    counted = {name: steps.counting(check) for name, check in kind.VALIDATORS.items() if name in REFERENCES}
+    kind = jsonschema.validators.extend(kind, {"pattern": _matches, **counted})
     # An explicit empty registry: the default one fetches references over the network.
-    return kind(loaded, registry=Registry())
+    return Validator(kind(loaded, registry=Registry()), steps)
+
+
+class Steps:
+    """References followed for one value: those of a schema that contains itself can grow without end."""
+
+    taken = 0
+
+    def counting(self, check: Any) -> Any:
+        """The check of a keyword, which counts itself.
+
+        Raises:
+            RecursionError: more than MAX_PARTS.
+        """
+
+        def counted(*arguments: Any) -> Any:
+            self.taken += 1
+            if self.taken > MAX_PARTS:
+                raise RecursionError
+            return check(*arguments)
+
+        return counted
+
+
+@dataclass(frozen=True)
+class Validator:
+    """A JSON Schema that can be asked about values."""
+
+    schema: Any
+    steps: Steps
+
+    def is_valid(self, value: Any) -> bool:
+        """Does the value fit?
+
+        Raises:
+            RecursionError: the value is nested too deeply for this schema to be checked.
+        """
+        self.steps.taken = 0
+        fits: bool = self.schema.is_valid(value)
+        return fits
 
 
 def _matches(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Exception]:
@@ -148,15 +190,18 @@ def _size(part: Any, resolver: Any, draft: Any, sizes: dict[int, int]) -> int:
         compiled(here["pattern"], "grader.schema: pattern")
     if "patternProperties" in here:
         raise BadInput("grader.schema: patternProperties is not supported; list the properties by name")
-    inner = [(sub, resolver.in_subresource(sub)) for sub in part.subresources()]
+    # What is only defined here is walked for its patterns, and counted where it is used.
+    defined = {id(sub) for name in DEFINITIONS for sub in (here.get(name) or {}).values()}
+    sizes[id(here)] += sum(
+        _size(sub, resolver.in_subresource(sub), draft, sizes) * (id(sub.contents) not in defined)
+        for sub in part.subresources()
+    )
     for keyword in REFERENCES:
         if isinstance(here.get(keyword), str):
             try:
                 found = resolver.lookup(here[keyword])
             except Unresolvable:
-                raise BadInput(
-                    f"grader.schema is not a JSON Schema: unresolvable reference {here[keyword]!r}"
-                ) from None
-            inner.append((draft.create_resource(found.contents), found.resolver))
-    sizes[id(here)] += sum(_size(sub, at, draft, sizes) for sub, at in inner)
+                what = f"unresolvable reference {here[keyword]!r}"
+                raise BadInput(f"grader.schema is not a JSON Schema: {what}") from None
+            sizes[id(here)] += _size(draft.create_resource(found.contents), found.resolver, draft, sizes)
     return sizes[id(here)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from pickle import PicklingError
 from typing import Any
 
 from diagnose.errors import BadInput
@@ -31,8 +33,8 @@ def template_column(source: str, key: str, longest: int) -> Fill:
 
     try:
         ImmutableSandboxedEnvironment().parse(source)
-    except TemplateError as error:
-        raise BadInput(f"{key}: not a Jinja template: {error}") from None
+    except (TemplateError, RecursionError) as error:
+        raise BadInput(f"{key}: not a Jinja template: {first_line(error)}") from None
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, source, longest), daemon=True)
@@ -42,7 +44,10 @@ def template_column(source: str, key: str, longest: int) -> Fill:
     def fill(row: dict[str, Any], where: str) -> str:
         text, complaint = "", TOO_LARGE
         with suppress(EOFError, BrokenPipeError, ConnectionResetError):
-            ours.send(row)
+            try:
+                ours.send(row)
+            except (TypeError, AttributeError, PicklingError) as error:
+                raise BadInput(f"{where}: {key}: a column that is no plain value: {first_line(error)}") from None
             if ours.poll(SECONDS):
                 text, complaint = ours.recv()
             else:
@@ -66,6 +71,8 @@ def _serve(rows: Connection, source: str, longest: int) -> None:
     with suppress(EOFError, KeyboardInterrupt):
         while True:
             row = rows.recv()
+            if hasattr(signal, "setitimer"):  # whatever becomes of the process that waits, this one ends
+                signal.setitimer(signal.ITIMER_REAL, 2 * SECONDS)
             try:
                 template = template or sandbox.from_string(source)  # this already computes what is constant in it
                 text = template.render(row | {"row": row})
@@ -74,6 +81,8 @@ def _serve(rows: Connection, source: str, longest: int) -> None:
                 rows.send(("", TOO_LARGE))
             except Exception as error:  # a template runs code, so it can raise anything
                 rows.send(("", first_line(error)))
+            if hasattr(signal, "setitimer"):
+                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _limit_memory() -> None:

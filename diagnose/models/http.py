@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
 
 import httpx2
@@ -19,7 +19,7 @@ class BoundedClient(DefaultAsyncHttpxClient):
     """httpx2 limits the wait for the next byte, not for the answer, and reads whatever a server sends."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(timeout=seconds)
+        super().__init__(timeout=seconds, event_hooks={"response": [_limit]})
         self.seconds = seconds
 
     async def send(self, request: httpx2.Request, **settings: Any) -> httpx2.Response:
@@ -37,13 +37,41 @@ class BoundedClient(DefaultAsyncHttpxClient):
             raise httpx2.ReadTimeout(f"no whole answer within {self.seconds:g} s", request=request) from None
 
 
+async def _limit(answer: httpx2.Response) -> None:
+    """Called before any body is read, that of a redirection too."""
+    answer.stream = _Limited(answer.stream, answer.request)
+
+
+class _Limited(httpx2.AsyncByteStream):
+    """The bytes of an answer as they come in, still packed, up to the limit."""
+
+    def __init__(self, stream: Any, request: httpx2.Request) -> None:
+        self.stream, self.request = stream, request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        seen = 0
+        async for part in self.stream:
+            seen += len(part)
+            if seen > MAX_ANSWER_BYTES:
+                raise _too_large(self.request)
+            yield part
+
+    async def aclose(self) -> None:
+        """Close the connection, or give it back."""
+        await self.stream.aclose()
+
+
+def _too_large(request: httpx2.Request) -> httpx2.DecodingError:
+    return httpx2.DecodingError(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MB", request=request)
+
+
 async def _read(answer: httpx2.Response, request: httpx2.Request) -> httpx2.Response:
     body = bytearray()
     try:
         async for part in answer.aiter_bytes():
             body += part
             if len(body) > MAX_ANSWER_BYTES:
-                raise httpx2.DecodingError(f"an answer of more than {MAX_ANSWER_BYTES >> 20} MB", request=request)
+                raise _too_large(request)
     finally:
         await answer.aclose()
     packed = ("content-encoding", "content-length", "transfer-encoding")
@@ -61,3 +89,12 @@ class Loop:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine; any thread may wait for one."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def cancel(self) -> None:
+        """End all that is waited for, with CancelledError in the threads that wait."""
+
+        def end() -> None:
+            for task in asyncio.all_tasks(self._loop):
+                task.cancel()
+
+        self._loop.call_soon_threadsafe(end)

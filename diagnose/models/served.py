@@ -171,12 +171,18 @@ class ServedModel:
         return self._call(HELLO, 1, seed, 2.0, None)[0].text
 
     def _side_by_side(self, work: Callable[[Any], T], wanted: list[Any]) -> list[T]:
+        pool = ThreadPoolExecutor(self.settings.concurrency)
         try:
-            with ThreadPoolExecutor(self.settings.concurrency) as pool:
-                return list(pool.map(work, wanted))
+            return list(pool.map(work, wanted))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            self.loop.cancel()
+            raise
         except RunFailed as error:
             kept = "answers received so far are kept; to resume, repeat the command with the same out=DIR"
             raise RunFailed(f"{error}\n  {kept}") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _ask(
         self, prompt: Prompt, key: str, n: int, first: int, temperature: float, constraint: Constraint | None
