@@ -174,7 +174,8 @@ def _drawn(world: World, source: Recording, rng: np.random.Generator) -> list[Pl
     asked: set[Any] = set()
     known = [c for c in world.leads if any(p.truth == c for p in source.pools)]
     counts = [rng.multinomial(world.size, world.shares) for _ in known]
-    leads = [_lead(str(lead), source.pools, rng) for lead in rng.permutation(known)]
+    order = [str(lead) for lead in rng.permutation(known)]
+    leads = [_lead(lead, source.pools, int(count[0]), rng) for lead, count in zip(order, counts, strict=True)]
     # Lead pools first, so that mixtures of other slices cannot use up their items.
     taken = [_take(lead, int(count[0]), asked, rng) for lead, count in zip(leads, counts, strict=True)]
     out = []
@@ -207,9 +208,10 @@ def _free(pool: Pool, asked: set[Any]) -> list[EvalItem]:
     return [i for i in pool.items if i.turns not in asked]
 
 
-def _lead(truth: str, pools: Sequence[Pool], rng: np.random.Generator) -> Pool:
-    """A random pool of a random organism of the class."""
-    leading = [p for p in pools if p.truth == truth]
+def _lead(truth: str, pools: Sequence[Pool], count: int, rng: np.random.Generator) -> Pool:
+    """A random pool of a random organism of the class, one with enough items if there is one."""
+    every = [p for p in pools if p.truth == truth]
+    leading = [p for p in every if len(p.items) >= count] or every
     organism = str(rng.choice(sorted({p.organism for p in leading})))
     mine = [p for p in leading if p.organism == organism]
     return mine[int(rng.integers(len(mine)))]
