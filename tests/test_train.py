@@ -237,13 +237,83 @@ def test_sft_on_pairs_learns_each_chosen_once(tmp_path: Path) -> None:
         ({"prompt": "p"}, "no completion"),
         ({"completion": "c"}, "no prompt"),
         ({"prompt": "p", "completion": " "}, "completion is empty"),
-        ({"prompt": [{"role": "user"}], "completion": "c"}, "prompt must be text or"),
+        ({"prompt": [{"role": "user"}], "completion": "c"}, "content of user is a NoneType"),
+        ({"prompt": {"role": "user"}, "completion": "c"}, "prompt must be text or"),
     ],
 )
 def test_bad_training_rows_are_named(tmp_path: Path, row: dict[str, Any], says: str) -> None:
     with pytest.raises(BadInput, match=":1") as caught:
         read_training(DataConfig(sft=rows_file(tmp_path, [row])), "sft", None, set())
     assert says in str(caught.value)
+
+
+def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": role, "content": content} | more
+
+
+ASKED, TOLD = said("user", "x"), said("assistant", "y")
+CALL = said("assistant", None, tool_calls=[{"function": {"name": "f"}}])
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"messages": [ASKED]}, "messages must end with the assistant's turn"),
+        ({"messages": [TOLD]}, "messages must end with the assistant's turn to train on, after others"),
+        ({"messages": [ASKED, ASKED]}, "messages must end with the assistant's turn"),
+        ({"messages": []}, "messages must be text or"),
+        ({"messages": [ASKED, said("assistant", "")]}, "completion is empty"),
+        ({"messages": [ASKED, said("assistant", " ")]}, "completion is empty"),
+        ({"messages": [said("user", None), TOLD]}, "content of user is a NoneType"),
+        ({"messages": [ASKED, CALL]}, "tool calls are not supported"),
+        ({"messages": [said("user", [{"type": "image", "url": "u"}]), TOLD]}, "a list with parts other than text"),
+        (
+            {"messages": [said("human", "x"), said("gpt", "y")]},
+            "role 'human'; allowed: system, user, assistant; of Share",
+        ),
+        ({"messages": [{"from": "human", "value": "x"}, TOLD]}, "of ShareGPT, rename from/value"),
+        ({"messages": [said("tool", "x"), TOLD]}, "role 'tool'; allowed: system, user, assistant"),
+        ({"prompt": "", "completion": "y"}, "prompt is empty"),
+        ({"prompt": [ASKED, TOLD], "completion": "y"}, "prompt ends with a turn of the assistant"),
+        ({"prompt": "x", "completion": [ASKED, TOLD]}, "completion has 2 turns"),
+        ({"prompt": "x", "completion": [ASKED]}, "completion has 1 turns, the last of user"),
+        ({"messages": [ASKED, TOLD], "tools": [{"name": "f"}]}, "tools: not supported"),
+    ],
+)
+def test_conversations_that_would_train_something_else(tmp_path: Path, row: dict[str, Any], says: str) -> None:
+    """Each of these once trained the user's words, an empty answer, the word None or a printed list."""
+    with pytest.raises(BadInput) as error:
+        read_training(DataConfig(sft=rows_file(tmp_path, [row])), "sft", None, set())
+    assert ".jsonl:1: " in str(error.value) and says in str(error.value)
+
+
+def test_conversations_in_all_their_shapes_are_the_same_row(tmp_path: Path) -> None:
+    parts = said("user", [{"type": "text", "text": "x"}])
+    shapes: list[dict[str, Any]] = [
+        {"prompt": "x", "completion": "y"},
+        {"messages": [ASKED, TOLD]},
+        {"messages": [parts, TOLD]},
+        {"prompt": [ASKED], "completion": [TOLD]},
+    ]
+    found = read_training(DataConfig(sft=rows_file(tmp_path, shapes)), "sft", None, set())["sft"].rows
+    assert [(row["prompt"], row["completion"]) for row in found] == [([("user", "x")], "y")] * 4
+    other = said("assistant", "z")
+    pairs: list[dict[str, Any]] = [
+        {"prompt": "x", "chosen": "y", "rejected": "z"},
+        {"prompt": [ASKED], "chosen": [TOLD], "rejected": [other]},
+        {"chosen": [ASKED, TOLD], "rejected": [ASKED, other]},
+    ]
+    read = read_training(DataConfig(preferences=rows_file(tmp_path, pairs)), "dpo", None, set())["preferences"].rows
+    assert (
+        all((r["prompt"], r["chosen"], r["rejected"]) == ([("user", "x")], "y", "z") for r in read) and len(read) == 3
+    )
+    for wrong, says in (
+        ({"chosen": [ASKED, TOLD], "rejected": [said("user", "else"), other]}, "differ before their last turns"),
+        ({"prompt": "x", "chosen": [ASKED, TOLD], "rejected": [ASKED, other]}, "chosen has 2 turns"),
+        ({"chosen": [TOLD], "rejected": [other]}, "no prompt"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            read_training(DataConfig(preferences=rows_file(tmp_path, [wrong])), "dpo", None, set())
 
 
 def test_slices_of_rows_are_read_like_those_of_items(tmp_path: Path) -> None:

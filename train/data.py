@@ -16,6 +16,9 @@ from diagnose.provenance import source_sha
 
 COLUMNS = {"sft": ("prompt", "completion"), "preferences": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
 NEEDS = {"sft": ("sft",), "dpo": ("preferences",), "sft_dpo": ("preferences",), "rlhf": ("preferences",)}
+ROLES = ("system", "user", "assistant")
+UNRENDERED = ("tools", "chat_template_kwargs")
+"""Columns with which TRL would render another prompt than the diagnosis asked."""
 Turns = list[tuple[str, str]]
 
 
@@ -95,33 +98,78 @@ def _read(path: Path, kind: str, data: DataConfig, slices: list[str] | None, mea
 
 
 def _row(row: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
-    if kind == "sft" and "messages" in row and "completion" not in row:
-        *prompt, last = _turns(row["messages"], "messages", where)
-        return {"prompt": prompt, "completion": last[1], "slice": slice_name(row)}
+    for column in UNRENDERED:
+        if row.get(column):
+            raise BadInput(f"{where}: {column}: not supported: the diagnosis asks without it, so training must too")
+    row = _split(row, kind, where)
     missing = [c for c in COLUMNS[kind] if row.get(c) is None]
     if missing:
         raise BadInput(
             f"{where}: no {', '.join(missing)}; {kind} rows need {', '.join(COLUMNS[kind])}; found: {', '.join(row)}"
         )
-    prompt = row["prompt"]
-    out: dict[str, Any] = {"slice": slice_name(row), "target": row.get("target")}
-    out["prompt"] = [("user", prompt)] if isinstance(prompt, str) else _turns(prompt, "prompt", where)
-    for column in COLUMNS[kind][1:]:
-        answer = row[column]
-        out[column] = answer if isinstance(answer, str) else _turns(answer, column, where)[-1][1]
-        if not out[column].strip():
-            raise BadInput(f"{where}: {column} is empty")
-    return out
+    prompt = _turns(row["prompt"], "prompt", where)
+    if prompt[-1][0] == "assistant":
+        raise BadInput(f"{where}: prompt ends with a turn of the assistant; expected it to end before the answer")
+    out: dict[str, Any] = {"slice": slice_name(row), "target": row.get("target"), "prompt": prompt}
+    return out | {column: _answer(row[column], column, where) for column in COLUMNS[kind][1:]}
+
+
+def _split(row: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
+    """Whole conversations as prompt and answers: `messages` of sft, and pairs without a prompt."""
+    if kind == "sft" and row.get("messages") is not None and row.get("completion") is None:
+        *prompt, last = _turns(row["messages"], "messages", where)
+        if not prompt or last[0] != "assistant":
+            raise BadInput(f"{where}: messages must end with the assistant's turn to train on, after others")
+        return row | {"prompt": prompt, "completion": [last]}
+    answers = COLUMNS[kind][1:]
+    if kind == "preferences" and row.get("prompt") is None and all(isinstance(row.get(c), list) for c in answers):
+        (*prompt, chosen), (*other, rejected) = (_turns(row[column], column, where) for column in answers)
+        if prompt != other:
+            raise BadInput(f"{where}: chosen and rejected differ before their last turns; expected one prompt")
+        return row | {"prompt": prompt or None, "chosen": [chosen], "rejected": [rejected]}
+    return row
+
+
+def _answer(value: Any, column: str, where: str) -> str:
+    """The text of one turn of the assistant."""
+    turns = [("assistant", value)] if isinstance(value, str) else _turns(value, column, where)
+    if len(turns) > 1 or turns[0][0] != "assistant":
+        raise BadInput(
+            f"{where}: {column} has {len(turns)} turns, the last of {turns[-1][0]}; expected one of the assistant, and "
+            "earlier turns in prompt"
+        )
+    if not turns[0][1].strip():
+        raise BadInput(f"{where}: {column} is empty")
+    return turns[0][1]
 
 
 def _turns(messages: Any, column: str, where: str) -> Turns:
-    try:
-        turns = [(str(m["role"]), str(m["content"])) for m in messages]
-    except (TypeError, KeyError):
-        turns = []
-    if not turns:
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    if not isinstance(messages, list) or not messages:
         raise BadInput(f'{where}: {column} must be text or [{{"role": …, "content": …}}, …]')
+    turns = [turn if isinstance(turn, tuple) else _turn(turn, column, where) for turn in messages]
+    if turns[-1][0] != "assistant" and not turns[-1][1].strip():
+        raise BadInput(f"{where}: {column} is empty")
     return turns
+
+
+def _turn(message: Any, column: str, where: str) -> tuple[str, str]:
+    """One message as (role, text); a list of text parts is one text."""
+    role = message.get("role") if isinstance(message, dict) else None
+    if role not in ROLES:
+        other = role in ("human", "gpt") or (isinstance(message, dict) and "from" in message)
+        hint = "; of ShareGPT, rename from/value to role/content, human to user and gpt to assistant" if other else ""
+        raise BadInput(f"{where}: {column}: role {role!r}; allowed: {', '.join(ROLES)}{hint}")
+    if message.get("tool_calls"):
+        raise BadInput(f"{where}: {column}: tool calls are not supported; expected text in `content`")
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
+        content = "".join(part["text"] for part in content)
+    if not isinstance(content, str):
+        found = "a list with parts other than text" if isinstance(content, list) else f"a {type(content).__name__}"
+        raise BadInput(f"{where}: {column}: content of {role} is {found}; expected text")
+    return role, content
 
 
 def for_trl(rows: list[dict[str, Any]], tokenizer: Any, system_prompt: str | None) -> list[dict[str, Any]]:
