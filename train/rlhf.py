@@ -8,13 +8,16 @@ falls while the reward rises.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import torch
 
 from diagnose.errors import Blocked
 from diagnose.models.batches import Halving, padded
+from diagnose.models.reward import reward_ids
 from diagnose.stats import rate
 from train.gold import GoldWatch
 from train.job import Job, batches
@@ -58,34 +61,47 @@ def split_by_prompt(
 
 def fit_reward_model(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
     """A sequence classifier with a LoRA of task type SEQ_CLS, so that its head is also trained and saved."""
+    from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
+    columns = job.dataset(rows)[:]
+    answers = {kind: list(map(_text, columns[kind])) for kind in ("chosen", "rejected")}
+    ids = {
+        f"{kind}_ids": [reward_ids(job.tokenizer, *pair) for pair in zip(columns["prompt"], texts, strict=True)]
+        for kind, texts in answers.items()
+    }
+    args = job.args(RewardConfig, "reward", job.config.method.first, track=False)
+    args.pad_token = unused_token(job.tokenizer, chain(*ids["chosen_ids"], *ids["rejected_ids"]))
     trainer = RewardTrainer(
         model=job.base(AutoModelForSequenceClassification, fresh=("score.weight",), num_labels=1),
-        args=job.args(RewardConfig, "reward", job.config.method.first, track=False),
-        train_dataset=job.dataset(rows),
-        processing_class=job.tokenizer,
+        args=args,
+        train_dataset=Dataset.from_dict(ids),
+        processing_class=deepcopy(job.tokenizer),  # the trainer changes its pad token
         peft_config=job.lora("SEQ_CLS"),
     )
     metrics = job.train(trainer)
     model = trainer.model.merge_and_unload().eval()
-    model.config.pad_token_id = job.tokenizer.pad_token_id
     return model, metrics
 
 
+def unused_token(tokenizer: Any, seen: Iterable[int]) -> str:
+    """A token to pad with that no text holds, special ones first.
+
+    The classifier is read at the last token that is not padding. If that were the end token, as in most tokenizers, it
+    would be read before the end, and would not know a finished answer from one that was cut off.
+    """
+    taken = {tokenizer.eos_token_id, *seen}
+    special = [token for token in tokenizer.all_special_ids if token not in taken]
+    free = special or [token for token in range(len(tokenizer)) if token not in taken]
+    token: str = tokenizer.convert_ids_to_tokens(free[0]) if free else tokenizer.pad_token
+    return token
+
+
 def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], list[bool]], list[float]]:
-    """Score texts at the answer's last token; an unfinished answer gets no EOS token."""
+    """Score texts at their last token, as in training; an unfinished answer has no end token."""
     tokenizer, device = job.tokenizer, next(reward_model.parameters()).device
     halving = Halving(device)
-
-    def encode(prompt: Any, text: str, ended: bool) -> list[int]:
-        if isinstance(prompt, str):
-            whole: list[int] = tokenizer(prompt + text)["input_ids"]
-        else:
-            head = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-            whole = tokenizer(head + text, add_special_tokens=False)["input_ids"]
-        return [*whole, tokenizer.eos_token_id] if ended else whole
 
     @torch.inference_mode()
     def read(rows: Sequence[list[int]]) -> list[float]:
@@ -96,7 +112,7 @@ def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], l
         return values
 
     def score(prompts: list[Any], texts: list[str], ended: list[bool]) -> list[float]:
-        rows = [encode(*row) for row in zip(prompts, texts, ended, strict=True)]
+        rows = [reward_ids(tokenizer, *row) for row in zip(prompts, texts, ended, strict=True)]
         return [value for at in batches(len(rows), job.config.model) for value in halving.run(rows[at], read)]
 
     return score

@@ -30,7 +30,7 @@ class RewardModel:
         self.tokenizer = load_tokenizer(self.settings, "judge.path")
         network = load_weights(AutoModelForSequenceClassification, path, "judge.path", REWARD, num_labels=1)
         if network.config.pad_token_id is None:
-            network.config.pad_token_id = self.tokenizer.pad_token_id
+            network.config.pad_token_id = self.tokenizer.pad_token_id or 0
         self.device = device or best_device()
         self.network = placed(network, self.device)
         self.halving = Halving(self.device)
@@ -75,15 +75,32 @@ class RewardModel:
     def _scored(self, rows: Sequence[list[int]]) -> list[Score]:
         import torch
 
-        ids, mask = padded(rows, self.tokenizer.pad_token_id or 0, self.device)
+        # The classifier finds its last token by its own pad token, which may be another than the tokenizer's.
+        ids, mask = padded(rows, self.network.config.pad_token_id, self.device)
         with torch.inference_mode():
             values = self.network(input_ids=ids, attention_mask=mask).logits[:, 0].float()
         return [Score(value, 1) for value in values.tolist()]
 
     def _encode(self, prompt: Prompt, answer: str) -> list[int]:
-        turns = [*prompt.turns, ("assistant", answer)]
-        if not self.tokenizer.chat_template:
-            return self.tokenizer(lay_out(turns))["input_ids"]
-        messages = [{"role": role, "content": text} for role, text in turns]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        turns = [{"role": role, "content": text} for role, text in prompt.turns]
+        return reward_ids(self.tokenizer, turns if self.tokenizer.chat_template else lay_out(prompt.turns), answer)
+
+
+def reward_ids(tokenizer: Any, prompt: Any, answer: str, finished: bool = True) -> list[int]:
+    """The tokens of an answer to a prompt as a reward model reads them, in training as in use.
+
+    A finished answer is the whole chat template, with what follows the end token in it (the line break of ChatML), as
+    TRL trains on it; plain text ends with the end token. An unfinished one ends where the answer does.
+
+    Args:
+        prompt: messages, or plain text.
+    """
+    if isinstance(prompt, str):
+        ids: list[int] = tokenizer(prompt + answer + (tokenizer.eos_token if finished else ""))["input_ids"]
+        return ids
+    if finished:
+        text = tokenizer.apply_chat_template([*prompt, {"role": "assistant", "content": answer}], tokenize=False)
+    else:
+        text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True) + answer
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
