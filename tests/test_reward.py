@@ -19,7 +19,7 @@ from train.rlhf import score_with, unused_token
 
 MODEL = ROOT / "tests" / "data" / "demo" / "model"
 END = "<|end|>"
-TEMPLATE = "{{% for m in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"  # Jinja, escaped
+TEMPLATE = "{{% for m in messages %}}{turn}{{% endfor %}}{{% if add_generation_prompt %}}{opening}{{% endif %}}"
 
 
 def template(before: str, after: str) -> str:

@@ -125,6 +125,27 @@ def test_a_killed_run_goes_on_to_the_same_adapter(demo_diagnosis: Path) -> None:
     assert run_verb("train", *command, f"out={cut}").returncode == 2, "a finished run is not overwritten"
 
 
+def test_a_run_killed_in_its_second_stage_repeats_nothing_of_the_first(demo_diagnosis: Path) -> None:
+    """A finished stage is loaded, not trained by one step more: the adapters would differ."""
+    args = ["method=sft_dpo", "data.slices=[craft_tone]", "method.first.max_steps=3", "method.args.max_steps=4"]
+    command = [f"diagnosis={demo_diagnosis}", *args, "method.args.save_steps=1", "wandb.mode=disabled"]
+    whole, cut = (demo_diagnosis.parent / name for name in ("two_stages", "two_stages_cut"))
+    assert run_verb("train", *command, f"out={whole}").returncode == 0
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *command, f"out={cut}"], cwd=ROOT, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(cut.glob("trainer/dpo/checkpoint-*/whole-0")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = run_verb("train", *command, f"out={cut}")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((cut / "run.json").read_text())["metrics"]["sft"]["steps"] == 3
+    name = "adapter/adapter_model.safetensors"
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_a_full_disk_in_the_middle_of_a_checkpoint(demo_diagnosis: Path) -> None:
     """One sentence, and the half checkpoint is passed over when there is room."""
     out = demo_diagnosis.parent / "full"

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,19 @@ class StepLines(TrainerCallback):
             left = (time.monotonic() - self.started) * (state.max_steps / state.global_step - 1)
             line = f"  {self.stage:<7} {state.global_step:>5}/{state.max_steps}  {'  '.join(shown)}  {left:.0f} s left"
             print(line, file=sys.stderr, flush=True)
+
+
+class StageDone(Exception):
+    """A resumed stage has no step left."""
+
+
+class NoStepMore(TrainerCallback):
+    """A trainer that resumes from its last step would take one more before it looks at `max_steps`."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called before the first step too, when weights and state of the checkpoint are loaded."""
+        if state.global_step >= state.max_steps:
+            raise StageDone
 
 
 class WholeCheckpoints(TrainerCallback):
@@ -131,7 +145,9 @@ class Job:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(StepLines(Path(trainer.args.output_dir).name))
         trainer.add_callback(WholeCheckpoints())
-        trainer.train(resume_from_checkpoint=last_whole(trainer.args))
+        trainer.add_callback(NoStepMore())
+        with suppress(StageDone):
+            trainer.train(resume_from_checkpoint=last_whole(trainer.args))
         history = [e for e in trainer.state.log_history if "loss" in e or "reward" in e]
         return {
             "steps": trainer.state.global_step,
