@@ -44,6 +44,9 @@ def serving(send: Send) -> Iterator[str]:
             try:
                 peer.recv(65536)
                 send(peer)
+                peer.shutdown(socket.SHUT_WR)
+                while peer.recv(65536):  # closing on unread bytes would reset the connection
+                    pass
             except OSError:
                 return
 
