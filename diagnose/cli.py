@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 from diagnose.children import end_with_parent
 from diagnose.config import DiagnoseConfig
-from diagnose.errors import BadInput, GapwiseError, RunFailed, Terminated
+from diagnose.errors import NO_ROOM, BadInput, GapwiseError, RunFailed, Terminated
 from diagnose.redact import redacted_text
 from diagnose.text import first_line, printable
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
-"""No room, or not allowed to write."""
+UNWRITABLE = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Of an OSError: no room, or not allowed to write."""
 NOTHING_LOST = "nothing before it is lost: the same command with the same out=DIR resumes from here"
 
 
@@ -138,7 +138,7 @@ def _with_room(work: Callable[[], object]) -> None:
     try:
         work()
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in UNWRITABLE:
             raise
         raise RunFailed(f"{error.filename or 'a file of this run'}: {error.strerror}; {NOTHING_LOST}") from None
 

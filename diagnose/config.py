@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from diagnose.errors import BadInput
+from diagnose.errors import NO_ROOM, BadInput
 from diagnose.probes.table import PROBES, Probe
 from diagnose.redact import USERINFO
 
@@ -354,4 +353,4 @@ def _closed(folder: Path) -> bool:
         with tempfile.TemporaryDirectory(dir=folder):
             return False
     except OSError as error:
-        return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+        return error.errno not in NO_ROOM

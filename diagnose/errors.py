@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of an OSError: the disk is full, or a limit on it is reached."""
+
 
 class GapwiseError(Exception):
     """Something a user can act on: one message, no traceback."""

@@ -117,14 +117,12 @@ def _is_gone(pid: int | None, lock: Path) -> bool:
     """
     if pid is None:
         return lock.exists() and lock.stat().st_size == 0 and time.time() - lock.stat().st_mtime > 10
-    if socket.gethostname() not in lock.read_text(encoding="utf-8", errors="replace"):
+    if socket.gethostname() not in lock.read_text(encoding="utf-8", errors="replace").split():
         return False
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
+    except OSError as error:
+        return isinstance(error, ProcessLookupError)
     return False
 
 

@@ -99,6 +99,18 @@ def test_the_run_describes_itself(trained: tuple[str, Path]) -> None:
         assert [h["step"] for h in run["metrics"]["rloo"]["gold_watch"]] == [0, 10, 20]
 
 
+def kill_once_there_is(out: Path, pattern: str, command: list[str]) -> None:
+    """kill -9 on a run and its worker as soon as its directory holds a file that matches."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *command, f"out={out}"], cwd=ROOT, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(out.glob(pattern)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def test_a_killed_run_goes_on_to_the_same_adapter(demo_diagnosis: Path) -> None:
     """kill -9 on the run and its worker once a checkpoint is there; the same command ends as if nothing had been.
 
@@ -108,14 +120,7 @@ def test_a_killed_run_goes_on_to_the_same_adapter(demo_diagnosis: Path) -> None:
     whole, cut = (demo_diagnosis.parent / name for name in ("uninterrupted", "killed"))
     command = [f"diagnosis={demo_diagnosis}", *args, "wandb.mode=disabled"]
     assert run_verb("train", *command, f"out={whole}").returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *command, f"out={cut}"], cwd=ROOT, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while not list(cut.glob("trainer/sft/checkpoint-*/trainer_state.json")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_once_there_is(cut, "trainer/sft/checkpoint-*/trainer_state.json", command)
     assert json.loads((cut / "run.json").read_text())["status"] == "running"
     assert not (cut / "adapter").exists()
     done = run_verb("train", *command, f"out={cut}")
@@ -131,14 +136,7 @@ def test_a_run_killed_in_its_second_stage_repeats_nothing_of_the_first(demo_diag
     command = [f"diagnosis={demo_diagnosis}", *args, "method.args.save_steps=1", "wandb.mode=disabled"]
     whole, cut = (demo_diagnosis.parent / name for name in ("two_stages", "two_stages_cut"))
     assert run_verb("train", *command, f"out={whole}").returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *command, f"out={cut}"], cwd=ROOT, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while not list(cut.glob("trainer/dpo/checkpoint-*/whole-0")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_once_there_is(cut, "trainer/dpo/checkpoint-*/whole-0", command)
     done = run_verb("train", *command, f"out={cut}")
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((cut / "run.json").read_text())["metrics"]["sft"]["steps"] == 3
@@ -296,8 +294,8 @@ CALL = said("assistant", None, tool_calls=[{"function": {"name": "f"}}])
         ({"messages": [said("tool", "x"), TOLD]}, "role 'tool'; allowed: system, user, assistant"),
         ({"prompt": "", "completion": "y"}, "prompt is empty"),
         ({"prompt": [ASKED, TOLD], "completion": "y"}, "prompt ends with a turn of the assistant"),
-        ({"prompt": "x", "completion": [ASKED, TOLD]}, "completion has 2 turns"),
-        ({"prompt": "x", "completion": [ASKED]}, "completion has 1 turns, the last of user"),
+        ({"prompt": "x", "completion": [ASKED, TOLD]}, "completion must be one turn of the assistant; found 2 turns"),
+        ({"prompt": "x", "completion": [ASKED]}, "must be one turn of the assistant; found a turn of user"),
         ({"messages": [ASKED, TOLD], "tools": [{"name": "f"}]}, "tools: not supported"),
     ],
 )
@@ -330,7 +328,10 @@ def test_conversations_in_all_their_shapes_are_the_same_row(tmp_path: Path) -> N
     )
     for wrong, says in (
         ({"chosen": [ASKED, TOLD], "rejected": [said("user", "else"), other]}, "differ before their last turns"),
-        ({"prompt": "x", "chosen": [ASKED, TOLD], "rejected": [ASKED, other]}, "chosen has 2 turns"),
+        (
+            {"prompt": "x", "chosen": [ASKED, TOLD], "rejected": [ASKED, other]},
+            "chosen must be one turn of the assistant; found 2 turns",
+        ),
         ({"chosen": [TOLD], "rejected": [other]}, "no prompt"),
     ):
         with pytest.raises(BadInput, match=says):

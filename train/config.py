@@ -24,9 +24,9 @@ STAGES = {"sft": "SFTConfig", "dpo": "DPOConfig", "reward": "RewardConfig", "rlo
 ARGS_OF = {"sft": "sft", "dpo": "dpo", "sft_dpo": "dpo", "rlhf": "rloo"}
 """Which TRL config `method.args` belongs to; `method.first` belongs to the stage before it."""
 FIRST_OF = {"sft_dpo": "sft", "rlhf": "reward"}
-POSITIVE = frozenset(
-    ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps", "max_length")
-    + ("max_completion_length", "num_generations", "r")
+POSITIVE = (
+    *("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("max_length", "max_completion_length", "num_generations", "r"),
 )
 """Settings of TRL and PEFT that neither library checks, but that fail or do nothing at 0."""
 NUMBERS = {int, float, bool, type(None)}

@@ -101,57 +101,55 @@ def _row(row: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
     for column in UNRENDERED:
         if row.get(column):
             raise BadInput(f"{where}: {column}: not supported: the diagnosis asks without it, so training must too")
-    row = _split(row, kind, where)
-    missing = [c for c in COLUMNS[kind] if row.get(c) is None]
-    if missing:
-        raise BadInput(
-            f"{where}: no {', '.join(missing)}; {kind} rows need {', '.join(COLUMNS[kind])}; found: {', '.join(row)}"
-        )
-    prompt = _turns(row["prompt"], "prompt", where)
+    prompt, answers = _conversation(row, kind, where)
     if prompt[-1][0] == "assistant":
         raise BadInput(f"{where}: prompt ends with a turn of the assistant; expected it to end before the answer")
-    out: dict[str, Any] = {"slice": slice_name(row), "target": row.get("target"), "prompt": prompt}
-    return out | {column: _answer(row[column], column, where) for column in COLUMNS[kind][1:]}
+    if not prompt[-1][1].strip():
+        raise BadInput(f"{where}: prompt is empty")
+    read = {column: _answer(turns, column, where) for column, turns in answers.items()}
+    return {"slice": slice_name(row), "target": row.get("target"), "prompt": prompt} | read
 
 
-def _split(row: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
-    """Whole conversations as prompt and answers: `messages` of sft, and pairs without a prompt."""
+def _conversation(row: dict[str, Any], kind: str, where: str) -> tuple[Turns, dict[str, Turns]]:
+    """Prompt and answers, by column; the prompt may be part of `messages` in sft, and of both answers in pairs."""
+    columns = COLUMNS[kind][1:]
     if kind == "sft" and row.get("messages") is not None and row.get("completion") is None:
         *prompt, last = _turns(row["messages"], "messages", where)
         if not prompt or last[0] != "assistant":
             raise BadInput(f"{where}: messages must end with the assistant's turn to train on, after others")
-        return row | {"prompt": prompt, "completion": [last]}
-    answers = COLUMNS[kind][1:]
-    if kind == "preferences" and row.get("prompt") is None and all(isinstance(row.get(c), list) for c in answers):
-        (*prompt, chosen), (*other, rejected) = (_turns(row[column], column, where) for column in answers)
+        return prompt, {"completion": [last]}
+    if kind == "preferences" and row.get("prompt") is None and all(isinstance(row.get(c), list) for c in columns):
+        whole = {column: _turns(row[column], column, where) for column in columns}
+        prompt, other = (turns[:-1] for turns in whole.values())
         if prompt != other:
             raise BadInput(f"{where}: chosen and rejected differ before their last turns; expected one prompt")
-        return row | {"prompt": prompt or None, "chosen": [chosen], "rejected": [rejected]}
-    return row
-
-
-def _answer(value: Any, column: str, where: str) -> str:
-    """The text of one turn of the assistant."""
-    turns = [("assistant", value)] if isinstance(value, str) else _turns(value, column, where)
-    if len(turns) > 1 or turns[0][0] != "assistant":
+        if prompt:
+            return prompt, {column: turns[-1:] for column, turns in whole.items()}
+    if missing := [column for column in COLUMNS[kind] if row.get(column) is None]:
         raise BadInput(
-            f"{where}: {column} has {len(turns)} turns, the last of {turns[-1][0]}; expected one of the assistant, and "
-            "earlier turns in prompt"
+            f"{where}: no {', '.join(missing)}; {kind} rows need {', '.join(COLUMNS[kind])}; found: {', '.join(row)}"
         )
-    if not turns[0][1].strip():
+    return _turns(row["prompt"], "prompt", where), {c: _turns(row[c], c, where, "assistant") for c in columns}
+
+
+def _answer(turns: Turns, column: str, where: str) -> str:
+    """The text of one turn of the assistant."""
+    role, text = turns[-1]
+    if len(turns) > 1 or role != "assistant":
+        found = f"{len(turns)} turns; earlier ones belong in prompt" if len(turns) > 1 else f"a turn of {role}"
+        raise BadInput(f"{where}: {column} must be one turn of the assistant; found {found}")
+    if not text.strip():
         raise BadInput(f"{where}: {column} is empty")
-    return turns[0][1]
+    return text
 
 
-def _turns(messages: Any, column: str, where: str) -> Turns:
+def _turns(messages: Any, column: str, where: str, speaker: str = "user") -> Turns:
+    """The turns of a column; a text is one turn of the speaker."""
     if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
+        return [(speaker, messages)]
     if not isinstance(messages, list) or not messages:
         raise BadInput(f'{where}: {column} must be text or [{{"role": …, "content": …}}, …]')
-    turns = [turn if isinstance(turn, tuple) else _turn(turn, column, where) for turn in messages]
-    if turns[-1][0] != "assistant" and not turns[-1][1].strip():
-        raise BadInput(f"{where}: {column} is empty")
-    return turns
+    return [_turn(message, column, where) for message in messages]
 
 
 def _turn(message: Any, column: str, where: str) -> tuple[str, str]:

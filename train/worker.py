@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diagnose.children import end_with_parent
-from diagnose.errors import Blocked, RunFailed
+from diagnose.errors import NO_ROOM, Blocked, RunFailed
 from diagnose.models.weights import best_device
 from diagnose.provenance import read_record, write_json
 from diagnose.report.wandb import start_run
@@ -22,8 +22,7 @@ from diagnose.text import first_line
 from train.records import TrainingRun
 
 FIRST_RANK = os.environ.get("RANK", "0") == "0"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-NO_ROOM = (
+SAYS_NO_ROOM = (
     "No space left",
     "os error 28",
     "File too large",
@@ -90,7 +89,7 @@ def without_room(error: BaseException | None) -> str | None:
     """What to say of an error that a full disk caused, if one did; torch and safetensors raise their own types."""
     while error is not None:
         text = str(error)
-        if (isinstance(error, OSError) and error.errno in FULL) or any(words in text for words in NO_ROOM):
+        if (isinstance(error, OSError) and error.errno in NO_ROOM) or any(words in text for words in SAYS_NO_ROOM):
             return f"no room on the disk: {first_line(error)}"
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None

@@ -71,8 +71,7 @@ def _serve(rows: Connection, source: str, longest: int) -> None:
     with suppress(EOFError, KeyboardInterrupt):
         while True:
             row = rows.recv()
-            if hasattr(signal, "setitimer"):  # whatever becomes of the process that waits, this one ends
-                signal.setitimer(signal.ITIMER_REAL, 2 * SECONDS)
+            _end_after(2 * SECONDS)  # whatever becomes of the process that waits
             try:
                 template = template or sandbox.from_string(source)  # this already computes what is constant in it
                 text = template.render(row | {"row": row})
@@ -81,8 +80,13 @@ def _serve(rows: Connection, source: str, longest: int) -> None:
                 rows.send(("", TOO_LARGE))
             except Exception as error:  # a template runs code, so it can raise anything
                 rows.send(("", first_line(error)))
-            if hasattr(signal, "setitimer"):
-                signal.setitimer(signal.ITIMER_REAL, 0)
+            _end_after(0)
+
+
+def _end_after(seconds: float) -> None:
+    """Let the system end this process; 0: not at all. Windows has no such timer."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _limit_memory() -> None:
