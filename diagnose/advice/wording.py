@@ -91,8 +91,8 @@ def why(
         both = f"{best} needs no training; expected lift {without:.2f}, of {train} {trained:.2f}"
         parts.append((True, both))
     if gap and best != "collect_data" and rivals:
-        named = " or ".join(f"{m} (P {p:.2f})" for m, p in rivals.items())
-        parts.append((True, f"{named} may still be the best"))
+        named = " or ".join(f"{m} (P(best) {p:.2f})" for m, p in rivals.items())
+        parts.append((True, f"{named} may do as well"))
     return "; ".join(text for applies, text in parts if applies)
 
 
