@@ -41,8 +41,8 @@ NO_ANSWER: tuple[Unread, ...] = ("cut_off", "refused", "empty", "foreign", "gibb
 Finish = Literal["stop", "length", "scored", "control"] | Unread
 """How an answer ended: with an end token or stop string, at the limit; `scored`: a given text was scored,
 `control`: a given text was graded; the rest: why there is no text."""
-Method = Literal["none", "prompt", "constrained", "retrieval", "collect_data", "sft", "dpo", "sft_dpo", "rlhf"]
-TrainMethod = Literal["sft", "dpo", "sft_dpo", "rlhf"]
+Method = Literal["none", "prompt", "constrained", "retrieval", "collect_data", "sft", "dpo", "sft_dpo", "rlhf", "rlvr"]
+TrainMethod = Literal["sft", "dpo", "sft_dpo", "rlhf", "rlvr"]
 Status = Literal["running", "finished", "failed", "blocked"]
 
 

@@ -356,9 +356,32 @@ def test_refusals_are_no_missing_knowledge(diagnose_scripted: Any) -> None:
     assert "system_prompt" in str(found.remedy)
 
 
-def test_what_no_kind_explains_gets_no_kind(diagnose_scripted: Any) -> None:
+def test_what_no_kind_explains_gets_no_verdict(diagnose_scripted: Any) -> None:
     found = diagnose_scripted(planted_rows({"locked": ["latent"] * 40}), model=Locked).slices[0]
-    assert kind_of(found) == ("knowledge", "unresolved") and "misfit" in found.missing
+    assert kind_of(found) == ("insufficient", None) and "misfit" in found.missing
+    assert not found.needs_items, "more of the same would not help"
+
+
+def test_a_list_that_names_the_answer_tells_nothing_of_what_was_read() -> None:
+    from diagnose.probes.answers import AnswerLog
+    from diagnose.records import Answer
+    from diagnose.verdict.evidence import with_context
+
+    item = EvalItem(id="i", slices=("s",), turns=(("user", "q"),), targets=("Paris",), grader=Grader(), where="f:1")
+    log = AnswerLog.__new__(AnswerLog)
+    said = {
+        "Paris": True,
+        "Rome, Paris or Lima": False,
+        "It is not Paris but Rome.": False,
+        "Rome": False,
+        "": None,
+    }
+    answers = [
+        Answer(probe="oracle_context", item="i", draw=k, prompt="", text=text, strict=right, lenient=right)
+        for k, (text, right) in enumerate(said.items())
+    ]
+    log.of_item = lambda probe, item, role=None: answers  # type: ignore[method-assign]
+    assert with_context(item, log) == [True, None, None, False, None]
 
 
 class Leans(ScriptedModel):

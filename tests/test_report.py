@@ -193,6 +193,8 @@ def test_all_that_can_be_missing_is_explained_in_both() -> None:
     wants = {"constrained": "format", "task": "format", "margins": "preference"}
     for what, (cannot, buys) in MISSING.items():
         v = slice_of("lacking", top=wants.get(what, "knowledge_absent"), missing=(what,))
+        if what == "misfit":
+            v = replace(v, verdict="insufficient", kind=None)
         page, text = (render(diagnosis_of(v, slice_of("x"))) for render in (render_report, render_markdown))
         page = re.sub("</?code>", "`", html.unescape(page))
         assert cannot in page and buys in page and cannot in text and buys in text

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diagnose.advice.observables import Measured, measure
-from diagnose.advice.wording import ARMS, TRAINING, misfit, why, why_not, would_flip
+from diagnose.advice.wording import ARMS, LEAST_PAIRS, TRAINING, why, why_not, would_flip
 from diagnose.config import RuleConfig
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.answers import AnswerLog
@@ -28,9 +28,10 @@ from diagnose.records import (
 )
 from diagnose.text import override
 
-SOURCE = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences"}
+SOURCE = {"sft": "sft", "dpo": "preferences", "sft_dpo": "preferences", "rlhf": "preferences", "rlvr": "sft"}
 """Which kind of training rows a method needs."""
 METHODS: tuple[Method, ...] = ("none", *ARMS, *TRAINING)
+RULED_OUT = ("veto", "too few")
 NEVER = 8
 """If none of the samples of this many judged items is preferred, a reward has nothing to find (hand-set)."""
 RIVAL = 0.2
@@ -76,8 +77,8 @@ def recommend(
     groups: dict[tuple[str | None, ...], list[_Case]] = defaultdict(list)
     for v in verdicts:
         items = [i for i in evalset.items if v.slice in i.slices]
-        case = _for_slice(v, items, found, log, rule, rows.get("sft", {}), rng)
-        vetoed = ",".join(m for m, state in case.gates.items() if state == "veto")
+        case = _for_slice(v, items, found, log, rule, rows, rng)
+        vetoed = ",".join(m for m, state in case.gates.items() if state in RULED_OUT)
         key = (v.verdict, v.kind, case.method, case.train_method, vetoed, would_flip(v, case.seen))
         groups[key].append(case)
     advice = [
@@ -92,16 +93,15 @@ def _for_slice(
     found: Attribution,
     log: AnswerLog,
     rule: RuleConfig,
-    at_hand: dict[str, int],
+    rows: dict[str, dict[str, int]],
     rng: np.random.Generator,
 ) -> _Case:
-    """`at_hand`: slice → SFT rows."""
-    seen = measure(items, found, log, _of_slices([verdict.slice], at_hand), rule.reach)
-    gates = _gates(seen)
+    seen = measure(items, found, log, _of_slices([verdict.slice], rows.get("sft", {})), rule.reach)
+    gates = _gates(seen, _of_slices([verdict.slice], rows.get("dpo", {})))
     draws = found.draws[verdict.slice]
     preference = preference_priors(seen.near, seen.best_of_n, rule, len(draws), rng)
     lift = {m: predicted(m, draws, preference[m], seen, rule, rng) for m in METHODS}
-    worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) != "veto"}
+    worth = {m: lift[m] - rule.forget[m] - rule.cost[m] for m in METHODS if gates.get(m) not in RULED_OUT}
     every = np.array(list(worth.values()))
     p_best = {m: float((every.argmax(0) == k).mean()) for k, m in enumerate(worth)}
     best: Method = max(worth, key=lambda m: float(worth[m].mean()))
@@ -195,7 +195,7 @@ def _rows_needed(v: SliceVerdict, best: str, train: str | None, items: int, rule
     """Training rows of the method that is advised; where data is the advice, what would make another one possible."""
     if train:
         return rule.rows[train]
-    if best != "collect_data" or v.verdict == "insufficient" or misfit(v):
+    if best != "collect_data" or v.verdict == "insufficient":
         return 0
     if v.verdict == "knowledge" and v.kind != "skill":
         return items * rule.views_per_fact
@@ -284,15 +284,23 @@ def _rivals(p_best: dict[Method, float], advised: tuple[str | None, ...]) -> dic
     return dict(sorted(others.items(), key=lambda pair: -pair[1]))
 
 
-def _gates(seen: Measured) -> dict[str, str]:
-    """`veto` rules a method out with what is known now; `pending` waits for what train will measure."""
+def _gates(seen: Measured, pairs: int) -> dict[str, str]:
+    """`veto` and `too few` rule a method out with what is known now; `pending` waits for what train will measure.
+
+    Args:
+        pairs: those at hand for the slice.
+    """
     gates = {}
     if not seen.constrainable:
         gates["constrained"] = "veto"
     if not seen.has_context:
         gates["retrieval"] = "veto"
+    if seen.base_success == 0.0:
+        gates["rlvr"] = "veto"
     if not seen.pairs:
         gates |= {"dpo": "veto", "sft_dpo": "veto", "rlhf": "veto"}
+    elif 0 < pairs < LEAST_PAIRS:
+        gates |= {"dpo": "too few", "sft_dpo": "too few", "rlhf": "too few"}
     elif seen.base_success == 0.0 or (seen.best_of_n[0] == 0 and seen.best_of_n[1] >= NEVER):
         gates["rlhf"] = "veto"
     else:

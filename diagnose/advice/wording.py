@@ -10,13 +10,16 @@ from diagnose.records import Method, SliceVerdict, TrainMethod
 
 ARMS: tuple[Method, ...] = ("prompt", "constrained", "retrieval")
 """Options without training."""
-TRAINING: tuple[TrainMethod, ...] = ("sft", "dpo", "sft_dpo", "rlhf")
+TRAINING: tuple[TrainMethod, ...] = ("sft", "dpo", "sft_dpo", "rlhf", "rlvr")
+LEAST_PAIRS = 50
+"""With pairs at hand, but fewer than these for a slice, no method is advised that learns from them (hand-set)."""
 GATE_REASONS = {
     "constrained": "no schema and no choices to constrain to",
     "retrieval": "no item has a context to retrieve",
     "dpo": "no pairs and no judge say what is preferred",
     "sft_dpo": "no pairs and no judge say what is preferred",
     "rlhf": "no pairs for a reward model, or nothing for a reward to find: no sample is ever right and preferred",
+    "rlvr": "nothing for the grader to reward: no answer and no sample is ever right",
 }
 MEANINGS = {
     "none": "correct and well formatted",
@@ -59,7 +62,7 @@ def why(
 ) -> str:
     """The verdict in words, then what was measured that speaks for the advice."""
     taught = "worked solutions" if v.kind == "skill" else "rows that state these facts in several wordings"
-    gap, odd = v.verdict not in ("none", "insufficient"), misfit(v)
+    gap = v.verdict not in ("none", "insufficient")
     parts = [
         (not undetermined(v), MEANINGS[f"{v.verdict}_{v.kind}" if v.kind else v.verdict]),
         (bool(undetermined(v)), f"undetermined: {undetermined(v)}"),
@@ -72,10 +75,9 @@ def why(
             v.verdict == "none" and not {"preference", "judge", "agreement"} & set(v.missing),
             "at least as preferred as the reference",
         ),
-        (odd, "no kind of gap explains what all probes saw"),
         (gap and not train, "no training with the available rows is expected to help"),
         (
-            v.verdict == "knowledge" and best == "collect_data" and not odd,
+            v.verdict == "knowledge" and best == "collect_data",
             f"about {needed['rows']} {taught} could change that",
         ),
     ]
@@ -117,7 +119,7 @@ def _both(a: Tally, b: Tally) -> Tally:
 
 def misfit(v: SliceVerdict) -> bool:
     """Did a probe of a slice with missing content see what no kind of gap explains?"""
-    return v.verdict in ("knowledge", "mixed") and "misfit" in v.missing
+    return v.verdict == "insufficient" and not v.needs_items and not v.label and "misfit" in v.missing
 
 
 def undetermined(v: SliceVerdict) -> str:
@@ -126,6 +128,8 @@ def undetermined(v: SliceVerdict) -> str:
         return ""
     if v.label:
         return "the verdict turns on how much of the right content the reader sees"
+    if misfit(v) and not v.remedy and not v.suspect:
+        return "no kind of gap explains what all probes saw"
     if len(v.suspect) > sum(v.unread.values()):
         return f"the reference answers of {len(v.suspect)} items look wrong"
     return f"of {v.n + sum(v.unread.values())} answers {reasons(v.unread)}"
@@ -151,6 +155,8 @@ def why_not(
             continue
         if gates.get(m) == "veto":
             out[m] = GATE_REASONS[m]
+        elif gates.get(m) == "too few":
+            out[m] = f"fewer than {LEAST_PAIRS} pairs of these slices cannot carry it"
         else:
             cost = rule.cost[m] + rule.forget[m]
             x = lifts[m]
@@ -182,6 +188,7 @@ def _without_verdict(v: SliceVerdict) -> Lines:
             f"label {v.label} answers of {v.slice}: fill in `label` in audit.csv, then repeat the command with "
             "out=DIR evalset.audit=DIR/audit.csv; where they are right, `target` may take a list of their wordings",
         ),
+        (misfit(v) and not v.remedy, "a fixed prompt format: look at the answers to the probes side by side"),
         (bool(undetermined(v)), v.remedy or "answers that can be read: see report.html"),
     )
 
@@ -190,7 +197,6 @@ def _about_content(v: SliceVerdict, seen: Measured) -> Lines:
     """What tells the kinds of missing content apart, then what would teach each."""
     kind = v.kind if v.verdict == "knowledge" else None
     return (
-        (misfit(v), "a fixed prompt format: look at the answers to the probes side by side"),
         (
             kind == "unresolved" and "ranked" in v.missing and seen.has_options,
             "the probe `ranked`: log-probabilities of the distractors, of a local model or with model.api=completions",

@@ -81,6 +81,7 @@ METHODS = {
     "dpo": "DPO",
     "sft_dpo": "SFT, then DPO",
     "rlhf": "reward-model RLHF",
+    "rlvr": "RL on graded answers",
 }
 OPEN = 8
 """With more slices than this their details start closed."""
@@ -325,7 +326,7 @@ def _lifts(r: Recommendation, shown: str) -> list[tuple[str, str, dict[str, floa
     lifts = r.least_lifts
     if shown not in lifts:
         return []
-    vetoed = {"rlhf" if m == "reward_model" else m for m, state in r.gates.items() if state == "veto"}
+    vetoed = {"rlhf" if m == "reward_model" else m for m, state in r.gates.items() if state != "pending"}
     roles: dict[str, str] = {r.train_method: "if you train"} if r.train_method else {}
     roles[r.method] = "advised"
     rest = [m for m in lifts if m not in vetoed and m not in roles and m != "none"]

@@ -40,13 +40,13 @@ MISSING = {
         "a prompt that states the task",
     ),
     "misfit": (
-        "no kind of gap explains what all probes saw, so no kind is reported",
+        "no kind of gap explains what all probes saw, so no gap is reported",
         "the prompt format (chat template, stop strings) or refusals: look at the answers, fix what is wrong and rerun",
     ),
 }
 """What `missing` names → what cannot be shown without it, and what it would take."""
 MATTERS_FOR = {e.missing: e.matters_for for e in TABLE if e.missing and e.matters_for} | {
-    "misfit": ("knowledge", "mixed"),
+    "misfit": ("insufficient",),
     "reading": ("knowledge", "mixed"),
     "task": ("format",),
 }

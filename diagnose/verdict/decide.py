@@ -106,11 +106,13 @@ def _decided(
     unsure = (parts.suspect + parts.lost) / max(parts.asked, 1)
     verdict, kind, p_verdict, p_classes = decide(draws, n, missing, rule, rejects_gold, unsure)
     mostly = parts.lost > 0.5 * parts.asked
-    if mostly:
+    # Where no kind of gap explains the answers, a probability that supposes one of them says nothing.
+    odd = verdict in ("knowledge", "mixed") and "misfit" in missing
+    if mostly or odd:
         verdict, kind = "insufficient", None
     label = needs = 0
     # Where the items would suffice but for those that cannot be read, more of them would not help …
-    enough = mostly or (unsure > 0 and decide(draws, n, missing, rule, rejects_gold)[0] != "insufficient")
+    enough = mostly or odd or (unsure > 0 and decide(draws, n, missing, rule, rejects_gold)[0] != "insufficient")
     if verdict == "insufficient" and not enough:
         # … nor where they would but for the reader; there labels do.
         if n >= rule.min_items:
@@ -256,10 +258,8 @@ def _kind_of_knowledge(draws: Array, missing: tuple[str, ...], rule: RuleConfig)
     best = int(np.argmax(shares))
     kind = KINDS[best]
     stored = {"ranked", "samples"} <= set(missing)  # nothing asked whether what is not said is stored
-    undetermined = (
-        "misfit" in missing
-        or (kind in ("latent", "absent") and stored)
-        or (kind in ("absent", "skill") and {"context", "reading"} & set(missing))
+    undetermined = (kind in ("latent", "absent") and stored) or (
+        kind in ("absent", "skill") and {"context", "reading"} & set(missing)
     )
     return kind if shares[best] >= rule.claim and not undetermined else "unresolved"
 

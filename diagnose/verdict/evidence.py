@@ -109,7 +109,23 @@ def _won(probe: Probe) -> Callable[[EvalItem, AnswerLog], float]:
         return lambda item, log: _first(rank(item, log, probe))
     if probe is Probe.PREFERENCE_JUDGED:
         return lambda item, log: _mean([lost_to_reference(item, log)])
+    if probe is Probe.ORACLE_CONTEXT:
+        return lambda item, log: _mean(with_context(item, log))
     return lambda item, log: _mean([a.lenient for a in log.of_item(probe, item.id)])
+
+
+def with_context(item: EvalItem, log: AnswerLog) -> list[bool | None]:
+    """Whether the answers to the oracle context are right; None where they are not, and yet name the reference.
+
+    A list of candidates, or `not A but B`, was found in the context as a bare answer would be; that it does not commit
+    is the manner of the model, and tells nothing of what it can read.
+    """
+    answers = log.of_item(Probe.ORACLE_CONTEXT, item.id)
+    return [None if a.lenient is False and _names_reference(item, a.text) else a.lenient for a in answers]
+
+
+def _names_reference(item: EvalItem, text: str) -> bool:
+    return any(contains(text, content(item, target)) for target in item.targets)
 
 
 def _floor(probe: Probe, item: EvalItem, log: AnswerLog, measured: dict[str, float]) -> float:

@@ -25,7 +25,16 @@ from diagnose.probes.missing import missing_probes
 from diagnose.probes.table import COUNT, LEVELS, WINS, Probe
 from diagnose.records import CLASSES, KNOWLEDGE, Attribution, EvalItem
 from diagnose.verdict.controls import agreement, judge_controls
-from diagnose.verdict.evidence import Evidence, gather, rank, readable, reads_contexts, slice_floors, suspects
+from diagnose.verdict.evidence import (
+    Evidence,
+    gather,
+    rank,
+    readable,
+    reads_contexts,
+    slice_floors,
+    suspects,
+    with_context,
+)
 from diagnose.verdict.gibbs import HELD, gibbs, kept
 from diagnose.verdict.likelihood import READ_WINS, Reader, floored, template
 from diagnose.verdict.reader_error import ReaderError
@@ -132,14 +141,20 @@ def _lacking(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog, ru
 
 
 def _unanswered(items: list[EvalItem], missing: tuple[str, ...], log: AnswerLog) -> Iterator[str]:
-    """Probes that tell kinds of missing knowledge apart, were asked, and brought nothing that could be read."""
+    """Probes that tell kinds of missing knowledge apart, were asked, and brought nothing that could be read.
+
+    Of contexts it must be most: a few that were read say little of a model whose other answers to them do not commit.
+    """
     failed = [i for i in items if log.get(Probe.PLAIN, i.id).lenient is False]
+    given = [with_context(i, log) for i in failed if log.of_item(Probe.ORACLE_CONTEXT, i.id)]
     read = {
-        "ranked": lambda i: any(rank(i, log, p) is not None for p in (Probe.RANKED_QUESTION, Probe.RANKED_STATEMENT)),
-        "samples": lambda i: any(a.lenient is not None for a in log.of_item(Probe.SAMPLES, i.id)),
-        "context": lambda i: any(a.lenient is not None for a in log.of_item(Probe.ORACLE_CONTEXT, i.id)),
+        "ranked": any(
+            rank(i, log, p) is not None for i in failed for p in (Probe.RANKED_QUESTION, Probe.RANKED_STATEMENT)
+        ),
+        "samples": any(a.lenient is not None for i in failed for a in log.of_item(Probe.SAMPLES, i.id)),
+        "context": 2 * sum(any(right is not None for right in one) for one in given) > len(given),
     }
-    yield from (name for name, was in read.items() if failed and name not in missing and not any(map(was, failed)))
+    yield from (name for name, was in read.items() if failed and name not in missing and not was)
 
 
 def _given_contexts(items: list[EvalItem], log: AnswerLog) -> bool:
