@@ -182,6 +182,8 @@ class DataConfig:
     split: str | None = None
     subset: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    bootstrap: bool = False
+    """Train on the base's own right answers of the diagnosis, instead of rows from files."""
     slices: list[str] | None = None
     """Train on the rows of these slices only; null: those the diagnosis recommends the method for."""
 

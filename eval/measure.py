@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import exp
 
@@ -25,6 +26,10 @@ class Measurement:
 
     log: AnswerLog
     items: dict[str, EvalItem]
+
+    def without(self, ids: Sequence[str]) -> Measurement:
+        """The same, as if these items had not been asked."""
+        return replace(self, items={name: item for name, item in self.items.items() if name not in set(ids)})
 
     def success(self, item: str, probe: Probe = Probe.PLAIN) -> bool | None:
         """Whether the first answer is acceptable: strict, and preferred if the item has a judge. None: not graded.

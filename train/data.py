@@ -1,37 +1,46 @@
-"""Training rows → TRL's columns, in exactly the prompt format of the diagnosis."""
+"""Training rows of the slices to train on, without what the eval set asks; TRL's columns of them."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from diagnose.config import DataConfig
 from diagnose.errors import BadInput
-from diagnose.items.evalset import slice_name
 from diagnose.items.rows import read_rows
 from diagnose.models.base import lay_out, with_system
 from diagnose.provenance import source_sha
+from diagnose.records import EvalItem
+from train.bootstrap import RawRow
+from train.leakage import Leakage
+from train.rows import COLUMNS, Columns, Message, Row, key, read_row, said
 
-COLUMNS = {"sft": ("prompt", "completion"), "preferences": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
-NEEDS = {"sft": ("sft",), "dpo": ("preferences",), "sft_dpo": ("preferences",), "rlhf": ("preferences",)}
-ROLES = ("system", "user", "assistant")
-UNRENDERED = ("tools", "chat_template_kwargs")
-"""Columns with which TRL would render another prompt than the diagnosis asked."""
-Turns = list[tuple[str, str]]
+NEEDS = {
+    "sft": ("sft",),
+    "dpo": ("preferences",),
+    "sft_dpo": ("preferences",),
+    "rlhf": ("preferences",),
+    "rlvr": ("sft",),
+}
+ANSWERS = ("completion", "chosen", "rejected")
 
 
 @dataclass
 class Rows:
-    """Training rows of one kind, and how many were dropped for which reason."""
+    """Training rows of one kind, how their columns were read, and how many were dropped for which reason."""
 
     kind: str
     path: str
     sha256: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    """prompt as (role, content) pairs; answers as text; slice."""
+    rows: list[Row] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+    mappings: Counter[str] = field(default_factory=Counter)
+    """Of a format other than TRL's → rows."""
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Column that nothing reads → rows."""
 
     @property
     def by_slice(self) -> dict[str, int]:
@@ -43,145 +52,149 @@ class Rows:
         return {"path": self.path, "sha256": self.sha256, "rows": self.by_slice, "dropped": dict(self.dropped)}
 
 
-def read_training(data: DataConfig, method: str, slices: list[str] | None, measured: set[str]) -> dict[str, Rows]:
-    """The rows a method needs, from the selected slices, without rows whose prompt is in the eval set.
+def read_training(
+    data: DataConfig,
+    method: str,
+    slices: list[str] | None,
+    measured: Collection[EvalItem],
+    own: dict[str, list[RawRow]] | None = None,
+) -> dict[str, Rows]:
+    """The rows a method needs, from the selected slices, without rows that hold something of the eval set.
 
     Args:
         slices: keep only rows of these slices; rows without a slice are always kept.
-        measured: texts of the eval set's prompts; training on one of them would contaminate the comparison.
+        measured: what the eval set asks; training on it would contaminate the comparison.
+        own: rows of the diagnosis itself, by kind, instead of those of files.
 
     Raises:
         BadInput: a required file is missing or unreadable, or no rows are left.
     """
+    if method == "rlvr" and not (data.sft or own) and data.prompts:
+        asked = Path(data.prompts)
+        return {"prompts": _read(asked, "prompts", _of_file(asked, data), slices, Leakage(measured))}
     kinds = [*NEEDS[method], *(["prompts"] if method == "rlhf" and data.prompts else [])]
+    leakage = Leakage(measured)
     found = {}
     for kind in kinds:
+        if own is not None:
+            found[kind] = _read(Path("answers.jsonl"), kind, own[kind], slices, leakage)
+            continue
         path = getattr(data, kind)
         if not path and kind == "sft" and data.preferences:
             kind, path = "preferences", data.preferences
         if not path:
             raise BadInput(f"data.{kind}: missing; {method} needs rows with {', '.join(COLUMNS[kind])}")
-        found[kind] = _read(Path(path), kind, data, slices, measured)
-    if "preferences" in found and method in ("sft", "sft_dpo"):
+        found[kind] = _read(Path(path), kind, _of_file(Path(path), data), slices, leakage)
+    if "preferences" in found and method in ("sft", "sft_dpo", "rlvr"):
         # Every method trains on the same rows: given only pairs, SFT trains on the chosen answers.
         found["sft"] = _chosen_side(found["preferences"])
-        if method == "sft":
+        if method != "sft_dpo":
             found.pop("preferences")
     return found
 
 
 def _chosen_side(pairs: Rows) -> Rows:
     """Each prompt with its chosen answer, without duplicates."""
-    unique = {str(r["prompt"]) + r["chosen"]: r for r in pairs.rows}
-    rows = [{"prompt": r["prompt"], "completion": r["chosen"], "slice": r["slice"]} for r in unique.values()]
-    return replace(pairs, kind="sft", rows=rows)
+    unique = {key(row) + said(row["chosen"]): row for row in pairs.rows}
+    return replace(pairs, kind="sft", rows=[_completed(row, row["chosen"]) for row in unique.values()])
 
 
-def _read(path: Path, kind: str, data: DataConfig, slices: list[str] | None, measured: set[str]) -> Rows:
+def _completed(row: Row, answer: Message) -> Row:
+    kept: Any = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
+    return kept | {"completion": answer}
+
+
+def _of_file(path: Path, data: DataConfig) -> Iterable[RawRow]:
+    return read_rows(path, data.columns, data.split, data.subset, "data")
+
+
+def _read(path: Path, kind: str, raws: Iterable[RawRow], slices: list[str] | None, leakage: Leakage) -> Rows:
     out = Rows(kind, str(path), "")
-    for row, where in read_rows(path, data.columns, data.split, data.subset, "data"):
-        read = _row(row, kind, where)
-        if slices and read["slice"] and read["slice"] not in slices:
-            out.dropped["other slice"] += 1
-        elif read["prompt"][-1][1] in measured:
-            out.dropped["prompt is in the eval set"] += 1
-        elif kind == "preferences" and read["chosen"] == read["rejected"]:
-            out.dropped["chosen equals rejected"] += 1
+    for raw, where in raws:
+        row, columns = read_row(raw, kind, where)
+        _note(out, columns)
+        if why := _unwanted(row, kind, slices, leakage):
+            out.dropped[why] += 1
         else:
-            out.rows.append(read)
-    out.sha256 = source_sha(path, out.rows)
+            out.rows.append(row)
+    if kind == "preferences":
+        out.rows = _paired(out)
+    out.sha256 = source_sha(path, [{name: v for name, v in row.items() if name != "where"} for row in out.rows])
     if not out.rows:
         why = ", ".join(f"{n} {reason}" for reason, n in out.dropped.items()) or "the file is empty"
         wanted = f" for slices {', '.join(slices)}" if slices else ""
         raise BadInput(f"{path}: no training rows left{wanted} ({why})")
+    _check_one_kind(out.rows)
     return out
 
 
-def _row(row: dict[str, Any], kind: str, where: str) -> dict[str, Any]:
-    for column in UNRENDERED:
-        if row.get(column):
-            raise BadInput(f"{where}: {column}: not supported: the diagnosis asks without it, so training must too")
-    prompt, answers = _conversation(row, kind, where)
-    if prompt[-1][0] == "assistant":
-        raise BadInput(f"{where}: prompt ends with a turn of the assistant; expected it to end before the answer")
-    if not prompt[-1][1].strip():
-        raise BadInput(f"{where}: prompt is empty")
-    read = {column: _answer(turns, column, where) for column, turns in answers.items()}
-    return {"slice": slice_name(row), "target": row.get("target"), "prompt": prompt} | read
+def _note(out: Rows, columns: Columns) -> None:
+    out.mappings.update([columns.mapping] if columns.mapping else [])
+    out.ignored.update(columns.ignored)
 
 
-def _conversation(row: dict[str, Any], kind: str, where: str) -> tuple[Turns, dict[str, Turns]]:
-    """Prompt and answers, by column; the prompt may be part of `messages` in sft, and of both answers in pairs."""
-    columns = COLUMNS[kind][1:]
-    if kind == "sft" and row.get("messages") is not None and row.get("completion") is None:
-        *prompt, last = _turns(row["messages"], "messages", where)
-        if not prompt or last[0] != "assistant":
-            raise BadInput(f"{where}: messages must end with the assistant's turn to train on, after others")
-        return prompt, {"completion": [last]}
-    if kind == "preferences" and row.get("prompt") is None and all(isinstance(row.get(c), list) for c in columns):
-        whole = {column: _turns(row[column], column, where) for column in columns}
-        prompt, other = (turns[:-1] for turns in whole.values())
-        if prompt != other:
-            raise BadInput(f"{where}: chosen and rejected differ before their last turns; expected one prompt")
-        if prompt:
-            return prompt, {column: turns[-1:] for column, turns in whole.items()}
-    if missing := [column for column in COLUMNS[kind] if row.get(column) is None]:
-        raise BadInput(
-            f"{where}: no {', '.join(missing)}; {kind} rows need {', '.join(COLUMNS[kind])}; found: {', '.join(row)}"
-        )
-    return _turns(row["prompt"], "prompt", where), {c: _turns(row[c], c, where, "assistant") for c in columns}
+def _unwanted(row: Row, kind: str, slices: list[str] | None, leakage: Leakage) -> str | None:
+    """Why a row is not trained on."""
+    if slices and row["slice"] and row["slice"] not in slices:
+        return "other slice"
+    if "chosen" in row and row["chosen"] == row["rejected"]:
+        return "chosen equals rejected"
+    if row.get("label") is False and kind == "sft":
+        return "marked as wrong"
+    return leakage.of(row)
 
 
-def _answer(turns: Turns, column: str, where: str) -> str:
-    """The text of one turn of the assistant."""
-    role, text = turns[-1]
-    if len(turns) > 1 or role != "assistant":
-        found = f"{len(turns)} turns; earlier ones belong in prompt" if len(turns) > 1 else f"a turn of {role}"
-        raise BadInput(f"{where}: {column} must be one turn of the assistant; found {found}")
-    if not text.strip():
-        raise BadInput(f"{where}: {column} is empty")
-    return text
+def _paired(rows: Rows) -> list[Row]:
+    """Pairs; of completions that are marked, each right one with a wrong one of the same prompt."""
+    pairs = [row for row in rows.rows if "chosen" in row]
+    marked: dict[str, dict[bool, list[Row]]] = defaultdict(lambda: {True: [], False: []})
+    for row in rows.rows:
+        if "chosen" not in row:
+            marked[key(row)][bool(row.get("label"))].append(row)
+    for by_mark in marked.values():
+        right, wrong = by_mark[True], by_mark[False]
+        if lone := abs(len(right) - len(wrong)):
+            rows.dropped["marked, without a counterpart of the same prompt"] += lone
+        for good, bad in zip(right, wrong, strict=False):
+            row = _completed(good, good["completion"])
+            row |= {"chosen": row.pop("completion"), "rejected": bad["completion"]}
+            pairs.append(row)
+    return pairs
 
 
-def _turns(messages: Any, column: str, where: str, speaker: str = "user") -> Turns:
-    """The turns of a column; a text is one turn of the speaker."""
-    if isinstance(messages, str):
-        return [(speaker, messages)]
-    if not isinstance(messages, list) or not messages:
-        raise BadInput(f'{where}: {column} must be text or [{{"role": …, "content": …}}, …]')
-    return [_turn(message, column, where) for message in messages]
+def _check_one_kind(rows: list[Row]) -> None:
+    """Texts without prompts are trained on as a whole, so that they cannot stand among others."""
+    first = rows[0]
+    if other := next((row for row in rows if ("text" in row) != ("text" in first)), None):
+        kind, wanted = ("a text", "prompts with answers") if "text" in other else ("a prompt with an answer", "texts")
+        raise BadInput(f"{other['where']}: {kind}, while {first['where']} begins a file of {wanted}")
 
 
-def _turn(message: Any, column: str, where: str) -> tuple[str, str]:
-    """One message as (role, text); a list of text parts is one text."""
-    role = message.get("role") if isinstance(message, dict) else None
-    if role not in ROLES:
-        other = role in ("human", "gpt") or (isinstance(message, dict) and "from" in message)
-        hint = "; of ShareGPT, rename from/value to role/content, human to user and gpt to assistant" if other else ""
-        raise BadInput(f"{where}: {column}: role {role!r}; allowed: {', '.join(ROLES)}{hint}")
-    if message.get("tool_calls"):
-        raise BadInput(f"{where}: {column}: tool calls are not supported; expected text in `content`")
-    content = message.get("content")
-    if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
-        content = "".join(part["text"] for part in content)
-    if not isinstance(content, str):
-        found = "a list with parts other than text" if isinstance(content, list) else f"a {type(content).__name__}"
-        raise BadInput(f"{where}: {column}: content of {role} is {found}; expected text")
-    return role, content
-
-
-def for_trl(rows: list[dict[str, Any]], tokenizer: Any, system_prompt: str | None) -> list[dict[str, Any]]:
+def for_trl(rows: Sequence[Row], tokenizer: Any, system_prompt: str | None) -> list[dict[str, Any]]:
     """Conversational columns if the tokenizer has a chat template, else plain text laid out as in the diagnosis."""
     # As in HFModel.encode: the prompt starts with BOS exactly once, added here unless the tokenizer adds it.
     bos = tokenizer.bos_token
     start = "" if bos is None or tokenizer("x")["input_ids"][:1] == [tokenizer.bos_token_id] else bos
-    out = []
+    return list(_columns(rows, tokenizer.chat_template is not None, start, system_prompt))
+
+
+def _columns(rows: Sequence[Row], chat: bool, start: str, system_prompt: str | None) -> Iterator[dict[str, Any]]:
+    tools = any(row.get("tools") for row in rows)
     for row in rows:
-        turns = with_system(row["prompt"], system_prompt)
-        answers = {k: row[k] for k in ("completion", "chosen", "rejected") if k in row}
-        if tokenizer.chat_template:
-            prompt: Any = [{"role": role, "content": text} for role, text in turns]
-            out.append({"prompt": prompt} | {k: [{"role": "assistant", "content": v}] for k, v in answers.items()})
+        answers = {name: row[name] for name in ANSWERS if name in row}  # type: ignore[literal-required]
+        if "text" in row:
+            yield {"text": start + row["text"]}
+        elif chat:
+            columns: dict[str, Any] = {"prompt": with_system_turn(row["prompt"], system_prompt)}
+            columns |= {name: [message] for name, message in answers.items()}
+            yield columns | ({"tools": row.get("tools")} if tools else {})
         else:
-            out.append({"prompt": start + lay_out(turns)} | answers)
-    return out
+            turns = with_system([(turn["role"], turn["content"]) for turn in row["prompt"]], system_prompt)
+            yield {"prompt": start + lay_out(turns)} | {name: said(message) for name, message in answers.items()}
+
+
+def with_system_turn(prompt: list[Message], system: str | None) -> list[Message]:
+    """The system prompt, then the turns; unchanged if they already start with a system turn."""
+    if not system or prompt[0]["role"] == "system":
+        return prompt
+    return [{"role": "system", "content": system}, *prompt]

@@ -1,135 +1,319 @@
-"""Checks, before any training step, for mistakes that would otherwise go unnoticed."""
+"""Checks, before any training step, for mistakes that would otherwise go unnoticed.
+
+They look at what is trained on: every row of every stage as tokens, not at the settings that should make them so.
+"""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from diagnose.models.base import lay_out, prompt_format_differs
-from diagnose.models.gguf import alone, is_gguf
-from diagnose.models.weights import end_ids, load_tokenizer, prompt_format_of
-from diagnose.records import Diagnosis
-from train.config import ARGS_OF, TrainConfig
-from train.data import Rows
+from diagnose.errors import BadInput
+from diagnose.models.base import prompt_format_differs
+from diagnose.models.weights import prompt_format_of
+from diagnose.report.words import short
+from train import pii
+from train.config import lora_settings, max_length, split_batch, stage_settings, stages_of
+from train.data import ANSWERS
+from train.memory import SPARE, Step, device_bytes, network_of
+from train.pairs import agreement, contradictions, giveaways
+from train.plan import Plan
+from train.render import Tokens, prompt_ids
+from train.rows import Row, key, said
 
-UNSAFE_INITS = ("pissa", "olora", "corda", "loftq")
+REWRITING = ("pissa", "olora", "corda", "loftq")
 """Initialisations that modify the base weights: disabling the adapter no longer yields the base model.
 
 https://huggingface.co/docs/peft/developer_guides/lora; PiSSA (arXiv 2404.02948), OLoRA (2406.01775), CorDA
 (2406.05223), LoftQ (2310.08659).
 """
-
-CHARACTERS = 32
-"""More than a token has on average in any text but white space (hand-set)."""
+COLLECTED = ("eva", "corda")
+"""Initialisations from activations on the data, without which PEFT leaves them plain (EVA: arXiv 2410.07170)."""
+FEW, FEW_PAIRS, ENOUGH_PAIRS = 32, 50, 2000
+"""Rows below which there are only a few batches; pairs without which no reward model is trained, and from which on
+one is not doubtful (hand-set)."""
+COPIES = 0.1
+"""Share of rows that may repeat others, unsaid (hand-set)."""
+GENERATE = ("rloo", "grpo")
+"""Stages that take prompts only."""
+SHOWN = 3
+"""Rows that are shown as tokens."""
+Level = Literal["passed", "warned", "blocked"]
+Found = tuple[Level, str]
 
 
 @dataclass(frozen=True)
 class Check:
-    """Result of one check; a failed check with `blocks` stops the run."""
+    """Result of one check; a blocked one stops the run."""
 
     name: str
-    ok: bool
+    level: Level
     message: str
-    blocks: bool = True
 
 
-def preflight(config: TrainConfig, diagnosis: Diagnosis, data: dict[str, Rows]) -> list[Check]:
-    """All checks, in the order in which they are shown."""
-    tokenizer = load_tokenizer(config.model)
-    return [
-        _same_prompt_format(config, diagnosis, tokenizer),
-        _ends(tokenizer, data),
-        _fits(config, tokenizer, data),
-        _enough(config, data),
-        _clean(data),
-        _reference(config),
+def preflight(plan: Plan) -> list[Check]:
+    """All checks, in the order in which they are shown; those that `preflight.force` names do not block.
+
+    Raises:
+        BadInput: a row that the chat template refuses, by file:line; a forced check that does not exist.
+    """
+    force = plan.config.preflight.force
+    if unknown := sorted(set(force) - set(CHECKS)):
+        raise BadInput(f"preflight.force: unknown check {unknown[0]!r}; allowed: {', '.join(CHECKS)}")
+    return [_run(name, check, plan, name in force) for name, check in CHECKS.items()]
+
+
+def _run(name: str, check: Callable[[Plan], Found], plan: Plan, forced: bool) -> Check:
+    level, message = check(plan)
+    if forced and level == "blocked":
+        return Check(name, "warned", f"{message} (forced)")
+    return Check(name, level, message)
+
+
+def shown_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
+    """Some rows as they are trained on: file:line, the end of what is read only, what the loss is on."""
+    sequences = [t for part in plan.tokens.values() for t in part if t.column != "prompt"]
+    for wanted in sequences[:: max(1, len(sequences) // SHOWN)][:SHOWN]:
+        text = plan.text_of(wanted)
+        ids = plan.tokenizer(text.whole, add_special_tokens=False)["input_ids"]
+        yield wanted.where, plan.tokenizer.decode(ids[: wanted.shared]), plan.tokenizer.decode(ids[wanted.shared :])
+
+
+def _columns(plan: Plan) -> Found:
+    """How columns were read, and those that nothing reads."""
+    mappings, ignored = Counter[str](), Counter[str]()
+    for rows in plan.data.values():
+        mappings |= rows.mappings
+        ignored |= rows.ignored
+    parts = list(mappings) or ["named as in TRL"]
+    parts += [f"nothing reads {', '.join(ignored)}"] if ignored else []
+    return "warned" if ignored else "passed", "; ".join(parts)
+
+
+def _rows(plan: Plan) -> Found:
+    """Too few rows, and rows that repeat others."""
+    distinct = {kind: len({_content(row) for row in rows.rows}) for kind, rows in plan.data.items()}
+    total = {kind: len(rows.rows) for kind, rows in plan.data.items()}
+    parts = [", ".join(f"{n} {kind} rows" for kind, n in total.items())]
+    parts += [
+        f"{total[kind] - n} of the {kind} rows repeat others"
+        for kind, n in distinct.items()
+        if total[kind] - n > COPIES * total[kind]
     ]
+    if "reward" in stages_of(plan.config.method) and (pairs := distinct["preferences"]) < ENOUGH_PAIRS:
+        parts.append(f"{pairs} different pairs; a reward model of fewer than {ENOUGH_PAIRS:,} is doubtful")
+        if pairs < FEW_PAIRS:
+            return "blocked", "; ".join([*parts, f"of fewer than {FEW_PAIRS} none is trained"])
+    parts += [f"fewer than {FEW} different {kind} rows" for kind, n in distinct.items() if n < FEW]
+    return "warned" if len(parts) > 1 else "passed", "; ".join(parts)
 
 
-def _same_prompt_format(config: TrainConfig, diagnosis: Diagnosis, tokenizer: Any) -> Check:
-    measured = diagnosis.run.get("prompt_format") or {}
-    now = current_prompt_format(config, tokenizer)
-    differs = prompt_format_differs(now, measured)
-    same = not differs
-    text = (
-        "prompts are tokenized exactly as in the diagnosis"
-        if same
-        else f"the prompt format differs from the diagnosis in: {', '.join(differs)}"
+def _content(row: Row) -> str:
+    answers = [said(row[name]) for name in ANSWERS if name in row]  # type: ignore[literal-required]
+    return "\0".join([key(row), *answers, row.get("text", "")])
+
+
+def _leakage(plan: Plan) -> Found:
+    """What was left out, because the eval set asks it or for another reason."""
+    dropped = sum((rows.dropped for rows in plan.data.values()), Counter[str]())
+    dropped.pop("other slice", None)
+    text = ", ".join(f"{n} dropped: {reason}" for reason, n in dropped.items())
+    return "warned" if dropped else "passed", text or "no row holds a prompt of the eval set, or part of one"
+
+
+def _pairs(plan: Plan) -> Found:
+    """Pairs that contradict each other, and what tells their answers apart without reading them."""
+    if "preferences" not in plan.data:
+        return "passed", "none are trained on"
+    pairs = plan.data["preferences"].rows
+    against, (agreed, judged) = contradictions(pairs), agreement(pairs)
+    parts = [f"{len(pairs)} pairs"]
+    if against:
+        parts.append(f"{len(against)} are contradicted by another, first at {against[0]['where']}")
+    if judged:
+        parts.append(f"two judgements of the same answers agree in {short(agreed / judged)} of {judged} cases")
+    if told := max(giveaways(pairs), key=lambda found: found[1], default=None):
+        parts.append(f"the chosen answer is {told[0]} in {short(told[1])} of them, which tells the two apart")
+    level: Level = "warned" if against or len(parts) > 1 + bool(judged) else "passed"
+    return "blocked" if len(against) > len(pairs) / 2 else level, "; ".join(parts)
+
+
+def _coverage(plan: Plan) -> Found:
+    """Rows for every slice that is to be trained for, and no slice that the eval set does not have."""
+    have = Counter(row["slice"] for row in plan.rows)
+    unnamed = have.pop("", 0)
+    without = [name for name in plan.slices or () if not have[name]]
+    foreign = sorted(set(have) - {verdict.slice for verdict in plan.diagnosis.slices})
+    parts = [f"rows of {', '.join(sorted(have))}"] if have else []
+    parts += [f"{unnamed} rows of no slice"] if unnamed else []
+    parts += [f"none of {', '.join(without)}"] if without else []
+    parts += [f"the eval set does not have {', '.join(foreign)}"] if foreign else []
+    # Rows of no slice may be about any of them.
+    return "warned" if foreign or (without and not unnamed) else "passed", "; ".join(parts)
+
+
+def _personal(plan: Plan) -> Found:
+    """Cards, accounts, addresses and keys, which the model would learn to say."""
+    if plan.config.pii == "off":
+        return "passed", "not looked for (pii=off)"
+    kinds, first = pii.counted(plan.rows)
+    if not kinds:
+        left = " left after masking" if plan.config.pii == "mask" else ""
+        return "passed", f"no card numbers, IBANs, e-mail addresses or keys{left}"
+    text = ", ".join(f"{kind} in {n} rows" for kind, n in kinds.most_common())
+    level: Level = "blocked" if plan.config.pii == "refuse" else "warned"
+    return level, f"{text}, first at {first}; pii=mask replaces them, pii=off does not look"
+
+
+def _evalset(plan: Plan) -> Found:
+    """The comparison afterwards asks what was diagnosed."""
+    if plan.evalset_sha256 in (None, plan.diagnosis.evalset["sha256"]):
+        return "passed", "as it was diagnosed"
+    return "blocked", "changed since the diagnosis: no comparison with it would be possible; diagnose again"
+
+
+def _prompt_format(plan: Plan) -> Found:
+    """The prompt that is trained on is the one that the diagnosis asked."""
+    now = prompt_format_of(plan.config.model, plan.tokenizer, plan.ends)
+    if differs := prompt_format_differs(now, plan.diagnosis.run.get("prompt_format") or {}):
+        return "blocked", f"differs from the diagnosis in: {', '.join(differs)}"
+    every = [t for part in plan.tokens.values() for t in part]
+    if lost := [t for t in every if t.lost]:
+        says = f"the chat template leaves out a turn of {lost[0].lost}"
+        return "blocked", f"{says} in {len(lost)} of {len(every)} sequences, first at {lost[0].where}"
+    if other := [t for t in every if t.shared < t.asked]:
+        asked = prompt_ids(plan.tokenizer, plan.text_of(other[0]).asked)
+        end = plan.tokenizer.decode(asked[other[0].shared :])[:60]
+        text = f"{len(other)} of {len(every)} sequences lack the end of the prompt as it is asked, {end!r}"
+        return "blocked" if len(other) > len(every) / 2 else "warned", f"{text}, first at {other[0].where}"
+    return "passed", f"all {len(every)} sequences start with the prompt as the diagnosis asks it"
+
+
+def _end_token(plan: Plan) -> Found:
+    """An answer must end with a token that ends generation, or the tuned model never stops."""
+    every = [t for part in plan.tokens.values() for t in part if t.column != "prompt"]
+    names = ", ".join(map(repr, plan.tokenizer.convert_ids_to_tokens(sorted(plan.ends))))
+    without = [t for t in every if t.end < 0]
+    if not without:
+        return "passed", f"every answer ends with {names}, as generation does"
+    tail = plan.text_of(without[0]).whole.rstrip()[-12:]
+    text = f"{len(without)} of {len(every)} answers end with {tail!r}, but generation ends with {names}"
+    return "blocked" if len(without) > len(every) / 2 else "warned", f"{text}; set model.eos_token"
+
+
+def _length(plan: Plan) -> Found:
+    """Rows that lose their end, or all of their answer, in any stage."""
+    level: Level = "passed"
+    parts = []
+    for stage in stages_of(plan.config.method):
+        sequences = plan.of_stage(stage)
+        limit, cut, gone = _cut(plan, stage, sequences)
+        longest = max(t.asked if stage in GENERATE else t.length for t in sequences)
+        parts.append(f"{stage}: the longest {'prompt ' if stage in GENERATE else ''}has {longest} tokens of {limit}")
+        if gone:
+            parts.append(f"{len(gone)} of {len(sequences)} have no room for an answer, first at {gone[0].where}")
+        if cut:
+            parts.append(f"{len(cut)} of {len(sequences)} lose the end of their answer, first at {cut[0].where}")
+        if gone or cut:
+            level = "blocked" if len(gone) == len(sequences) or level == "blocked" else "warned"
+    return level, "; ".join(parts)
+
+
+def _cut(plan: Plan, stage: str, sequences: list[Tokens]) -> tuple[int, list[Tokens], list[Tokens]]:
+    """Tokens that a sequence may have; those that lose the end of their answer, and those that lose all of it."""
+    settings = stage_settings(plan.config, stage, stages_of(plan.config.method)[stage][1])
+    if stage in GENERATE:
+        room = plan.window - int(settings.get("max_completion_length") or plan.config.model.max_new_tokens or 0)
+        return room, [], [t for t in sequences if t.asked > room]
+    limit = min(max_length(plan.config, stage) or plan.window, plan.window)
+    if stage == "reward":  # TRL leaves longer pairs out
+        return limit, [], [t for t in sequences if t.length > limit]
+    if settings.get("truncation_mode") == "keep_end":
+        return limit, [], []
+    gone = [t for t in sequences if t.shared >= limit]
+    return limit, [t for t in sequences if t.shared < limit <= t.end], gone
+
+
+def _reference(plan: Plan) -> Found:
+    """What the initialisation does to the base, which is the reference of everything but SFT."""
+    init = str(plan.config.lora.get("init_lora_weights", "")).lower()
+    if init.startswith(COLLECTED):
+        return (
+            "blocked",
+            f"lora.init_lora_weights={init} needs activations that nothing collects here: it would be plain",
+        )
+    if list(stages_of(plan.config.method)) != ["sft"] and init.startswith(REWRITING):
+        method = plan.config.method.name
+        return (
+            "blocked",
+            f"lora.init_lora_weights={init} modifies the base weights; {method} would use a wrong reference",
+        )
+    return "passed", "the base with the adapter disabled"
+
+
+def _memory(plan: Plan) -> Found:
+    """A step of the stage that needs most, against the device."""
+    from peft import LoraConfig
+
+    from diagnose.models.adapter import adapted
+
+    lora = LoraConfig(**lora_settings(plan.config) | {"task_type": "CAUSAL_LM"})
+    network = network_of(adapted(str(plan.config.model.path), lora))
+    device, there = device_bytes()
+    stage, step = max(((s, _step(plan, s, network)) for s in stages_of(plan.config.method)), key=lambda at: at[1].bytes)
+    text = f"about {_gb(step.bytes)} for a step of {stage}; {device} has {_gb(there)}"
+    if step.bytes <= SPARE * there:
+        return "passed", text
+    fitting = step
+    while fitting.sequences > 1 and fitting.bytes > SPARE * there:
+        fitting = replace(fitting, sequences=fitting.sequences // 2)
+    if fitting.bytes > SPARE * there:
+        return "warned", f"{text}, too little even for one row at a time; take a smaller base or model.dtype=bfloat16"
+    size = max(1, fitting.sequences // _sequences_per_row(stage)) * plan.config.num_processes
+    return "warned", f"{text}; {stages_of(plan.config.method)[stage][0]}.per_device_train_batch_size={size} would fit"
+
+
+def _step(plan: Plan, stage: str, network: dict[str, int]) -> Step:
+    """The largest step of a stage: all of its rows as long as the longest."""
+    import torch
+
+    settings = stage_settings(plan.config, stage, stages_of(plan.config.method)[stage][1])
+    half = (plan.config.model.dtype or str(getattr(plan.base, "dtype", None) or "float32")).endswith("16")
+    longest = max(t.asked if stage in GENERATE else t.length for t in plan.of_stage(stage))
+    if stage in GENERATE:
+        longest += int(settings.get("max_completion_length") or plan.config.model.max_new_tokens or 0)
+    return Step(
+        **network,
+        bytes_per_weight=2 if half else 4,
+        sequences=split_batch(plan.config, stage)["per_device_train_batch_size"] * _sequences_per_row(stage),
+        length=min(longest, max_length(plan.config, stage) or plan.window),
+        checkpointing=bool(settings.get("gradient_checkpointing", torch.cuda.is_available() and half)),
     )
-    return Check("prompt format", same, text)
 
 
-def current_prompt_format(config: TrainConfig, tokenizer: Any = None) -> dict[str, Any]:
-    """The prompt format this run trains with."""
-    tokenizer = tokenizer or load_tokenizer(config.model)
-    return prompt_format_of(config.model, tokenizer, _configured_ends(config, tokenizer))
+def _sequences_per_row(stage: str) -> int:
+    """Pairs are compared in one pass."""
+    return 2 if stage in ("dpo", "reward") else 1
 
 
-def _configured_ends(config: TrainConfig, tokenizer: Any) -> set[int]:
-    """End-of-sequence ids without loading weights: from generation_config.json or a GGUF header, if there is one."""
-    from types import SimpleNamespace
-
-    from transformers import AutoConfig, GenerationConfig
-
-    path = str(config.model.path)
-    generation: Any = SimpleNamespace(eos_token_id=None)
-    if is_gguf(path):
-        with alone(path, "model.path") as where:
-            generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(**where))
-    else:
-        with suppress(OSError):
-            generation = GenerationConfig.from_pretrained(path)
-    return end_ids(config.model, tokenizer, SimpleNamespace(generation_config=generation))
+def _gb(size: int) -> str:
+    return f"{size / 2**30:.1f} GB"
 
 
-def _ends(tokenizer: Any, data: dict[str, Rows]) -> Check:
-    """A chat template must end the answer with the EOS token, or the tuned model never stops."""
-    if not tokenizer.chat_template:
-        return Check("end token", True, f"answers end with {tokenizer.eos_token!r}, appended by TRL")
-    turns = next(iter(data.values())).rows[0]["prompt"]
-    messages = [{"role": r, "content": t} for r, t in turns] + [{"role": "assistant", "content": "x"}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()
-    ok = text.endswith(tokenizer.eos_token)
-    message = f"the chat template ends answers with {tokenizer.eos_token!r}"
-    if not ok:
-        message = f"the chat template ends answers with {text[-12:]!r}, but the EOS token is {tokenizer.eos_token!r}"
-        message += "; set model.eos_token"
-    return Check("end token", ok, message)
-
-
-def _fits(config: TrainConfig, tokenizer: Any, data: dict[str, Rows]) -> Check:
-    stage = ARGS_OF[config.method.name]
-    limit = int(config.method.args.get("max_length") or config.model.train.get(stage, {}).get("max_length") or 1024)
-    texts = [
-        lay_out(row["prompt"])
-        + max((row[c] for c in ("completion", "chosen", "rejected") if c in row), key=len, default="")
-        for rows in data.values()
-        for row in rows.rows
-    ]
-    # A row of megabytes would take a minute, and is too long whatever its end is.
-    longest = max(len(ids) for ids in tokenizer([text[: CHARACTERS * limit] for text in texts])["input_ids"]) + 16
-    ok = longest <= limit
-    about = "more than" if max(map(len, texts)) > CHARACTERS * limit else "about"
-    return Check("length", ok, f"the longest row has {about} {longest} tokens; max_length is {limit}", blocks=False)
-
-
-def _enough(config: TrainConfig, data: dict[str, Rows]) -> Check:
-    """Warn below 32 rows (hand-set): fewer make only a few batches."""
-    found = {kind: len(rows.rows) for kind, rows in data.items()}
-    few = [f"{n} {kind}" for kind, n in found.items() if n < 32]
-    text = ", ".join(f"{n} {kind} rows" for kind, n in found.items())
-    return Check("rows", not few, text if not few else f"{text}: fewer than 32", blocks=False)
-
-
-def _clean(data: dict[str, Rows]) -> Check:
-    dropped = {reason: n for rows in data.values() for reason, n in rows.dropped.items() if reason != "other slice"}
-    text = ", ".join(f"{n} dropped: {reason}" for reason, n in dropped.items()) or "no training prompt in the eval set"
-    return Check("leakage", not dropped, text, blocks=False)
-
-
-def _reference(config: TrainConfig) -> Check:
-    init = str(config.lora.get("init_lora_weights", ""))
-    bad = config.method.name != "sft" and init.startswith(UNSAFE_INITS)
-    text = f"lora.init_lora_weights={init} modifies the base weights; {config.method.name} would use a wrong reference"
-    return Check("reference", not bad, text if bad else "the reference model is the base with the adapter disabled")
+CHECKS: dict[str, Callable[[Plan], Found]] = {
+    "columns": _columns,
+    "rows": _rows,
+    "leakage": _leakage,
+    "pairs": _pairs,
+    "slices": _coverage,
+    "personal data": _personal,
+    "eval set": _evalset,
+    "prompt format": _prompt_format,
+    "end token": _end_token,
+    "length": _length,
+    "reference": _reference,
+    "memory": _memory,
+}
+"""Name, as `preflight.force` takes it → the check."""

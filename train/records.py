@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from diagnose.records import RunRecord, TrainMethod
 
@@ -18,7 +18,7 @@ class TrainingRun(RunRecord):
     """The weights that the adapter was trained on."""
     prompt_format_sha: str
     evalset_sha256: str
-    method: TrainMethod
+    method: TrainMethod | Literal["merge"]
     recommended: bool
     """Whether the diagnosis recommends this method for any slice."""
     lora: dict[str, Any]
@@ -32,4 +32,8 @@ class TrainingRun(RunRecord):
     metrics: dict[str, Any]
     adapter: str = "adapter"
     """Relative to the run directory."""
+    excluded_items: list[str] = field(default_factory=list)
+    """Of the eval set: those that it was trained on, and others of their sources."""
     wandb_run: str | None = None
+    merge: dict[str, Any] | None = None
+    """Of a merge: its runs, how they were combined, and what was checked."""

@@ -15,14 +15,14 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def lora_shapes(base: str, lora: Any) -> Shapes:
-    """Name → shape of the weights that a `LoraConfig` adds to a base, without memory for any weight of either.
+def adapted(base: str, lora: Any) -> Any:
+    """The network of a base with what a `LoraConfig` adds to it, without memory for any weight of either.
 
     Raises:
         OSError, ValueError, TypeError and others of PEFT and transformers: it does not fit this base.
     """
     import torch
-    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if is_gguf(base):
@@ -34,8 +34,18 @@ def lora_shapes(base: str, lora: Any) -> Shapes:
     plain = LoraConfig(**lora.to_dict() | {"init_lora_weights": True, "inference_mode": False})
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted = get_peft_model(AutoModelForCausalLM.from_config(config, trust_remote_code=False), plain)
-    weights = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        return get_peft_model(AutoModelForCausalLM.from_config(config, trust_remote_code=False), plain)
+
+
+def lora_shapes(base: str, lora: Any) -> Shapes:
+    """Name → shape of the weights that a `LoraConfig` adds to a base.
+
+    Raises:
+        OSError, ValueError, TypeError and others: see `adapted`.
+    """
+    from peft import get_peft_model_state_dict
+
+    weights = get_peft_model_state_dict(adapted(base, lora), save_embedding_layers=False)
     return {name: tuple(weight.shape) for name, weight in weights.items()}
 
 

@@ -21,6 +21,7 @@ from diagnose.models.weights import (
     load_tokenizer,
     load_weights,
     placed,
+    plain_ids,
     prompt_format_of,
     stop_strings,
 )
@@ -177,10 +178,7 @@ class HFModel:
         """Token ids of a prompt, the same as in training."""
         turns = prompt.turns if prompt.raw else with_system(prompt.turns, self.settings.system_prompt)
         if prompt.raw or not self.tokenizer.chat_template:
-            text = turns[0][1] if prompt.raw else lay_out(turns)
-            ids: list[int] = self.tokenizer(text + continuation)["input_ids"]
-            bos = self.tokenizer.bos_token_id
-            return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+            return plain_ids(self.tokenizer, (turns[0][1] if prompt.raw else lay_out(turns)) + continuation)
         messages = [{"role": role, "content": text} for role, text in turns]
         try:
             text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -188,7 +186,7 @@ class HFModel:
             roles = ", ".join(m["role"] for m in messages)
             told = f"its chat template does not accept {roles}: {first_line(error)}"
             raise BadInput(f"model.path={self.settings.path}: {told}") from None
-        ids = self.tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
         return ids
 
     def emitted_special(self, prompt: Prompt, key: str, steps: int = END_CHECK_STEPS) -> str | None:

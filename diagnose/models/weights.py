@@ -96,6 +96,13 @@ def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
     return tokenizer
 
 
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text without chat template, which starts with the beginning token, if there is one, once."""
+    ids: list[int] = tokenizer(text)["input_ids"]
+    bos = tokenizer.bos_token_id
+    return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
 def check_exists(path: str, key: str) -> None:
     """Refuse a path that is not there; a name on the hub is looked up later.
 
