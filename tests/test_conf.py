@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import subprocess
 import sys
@@ -48,7 +47,7 @@ def test_a_fix_can_be_pasted_into_a_shell() -> None:
 
 
 DIAGNOSE = [f"{g}={o}" for g in ("model", "evalset", "probes", "rule", "reader", "data") for o in options(g)]
-TRAIN = [f"{g}={o}" for g in ("method", "lora", "data") for o in options(g)]
+TRAIN = [f"{g}={o}" for g in ("method", "lora", "data", "preflight") for o in options(g)]
 TRAIN += [f"+experiment={o}" for o in options("experiment")]
 
 
@@ -59,8 +58,9 @@ def test_diagnose_composes(override: str) -> None:
 
 @pytest.mark.parametrize("override", TRAIN)
 def test_train_composes_and_its_fields_exist(override: str) -> None:
-    slices = ["data.slices=[billing,other]"] if override.startswith("+experiment") else []
-    config = composed("train", override, *slices)
+    needs = {"+experiment": ["data.slices=[billing,other]"], "method=merge": ["merge.runs=[one,two]"]}
+    more = next((needs[start] for start in needs if override.startswith(start)), [])
+    config = composed("train", override, *more)
     assert isinstance(config, TrainConfig)
     check_train(config)
     check_settings(config)
@@ -74,7 +74,7 @@ def test_eval_composes() -> None:
 def test_training_settings_of_every_model_are_fields_of_trl(name: str) -> None:
     config = composed("diagnose", f"model={name}")
     assert isinstance(config, DiagnoseConfig)
-    assert set(config.model.train) == ({"sft", "dpo", "reward", "rloo"} if config.model.kind == "hf" else set())
+    assert set(config.model.train) == ({"sft", "dpo", "reward", "rloo", "grpo"} if config.model.kind == "hf" else set())
     for stage, settings in config.model.train.items():
         assert set(settings) <= names_of(trl_config(stage))
 
@@ -241,23 +241,3 @@ def test_paths_of_checked_in_configs_exist() -> None:
     assert isinstance(config, DiagnoseConfig)
     for path in (config.model.path, config.evalset.path, config.data.sft, config.data.preferences, config.data.prompts):
         assert path is not None and (ROOT / Path(path)).exists(), path
-
-
-def test_alpaca_rows_are_read_with_and_without_an_input(tmp_path: Path) -> None:
-    from train.data import read_training
-
-    path = tmp_path / "alpaca.json"
-    rows = [
-        {"instruction": "Add.", "input": "1 and 2", "output": "3"},
-        {"instruction": "Say yes.", "input": "", "output": "yes"},
-        {"instruction": "Say no.", "output": "no"},
-    ]
-    path.write_text(json.dumps(rows))
-    config = composed("train", "data=alpaca", f"data.sft={path}")
-    assert isinstance(config, TrainConfig)
-    read = read_training(config.data, "sft", None, set())["sft"].rows
-    assert [(row["prompt"][0][1], row["completion"]) for row in read] == [
-        ("Add.\n\n1 and 2", "3"),
-        ("Say yes.", "yes"),
-        ("Say no.", "no"),
-    ]

@@ -17,23 +17,20 @@ import pytest
 import torch
 from conftest import ROOT, run_verb
 
-from diagnose.config import DataConfig, ModelConfig
-from diagnose.errors import BadInput
-from diagnose.records import Grader, Judge
-from train.config import TrainConfig, measured_config, read_diagnosis
-from train.data import Rows, for_trl, read_training
+from diagnose.config import ModelConfig
+from train.config import measured_config, read_diagnosis
 from train.job import last_whole
-from train.preflight import preflight
-from train.rlhf import split_by_prompt
+from train.preflight import CHECKS
 
 DEMO = ROOT / "tests" / "data" / "demo"
 SHORT = {
     "sft": ["method.args.max_steps=30"],
     "dpo": ["method.args.max_steps=8"],
     "sft_dpo": ["method.args.max_steps=4", "method.first.max_steps=8"],
-    "rlhf": ["method.args.max_steps=20", "method.first.max_steps=60", "method.gate.every=10"],
+    "rlhf": ["method.args.max_steps=20", "method.first.max_steps=60", "watch.every=10"],
+    "rlvr": ["method.args.max_steps=24", "watch.every=8"],
 }
-SLICES = {"sft": "stone_json"}
+SLICES = {"sft": "stone_json", "rlvr": "home_latent"}
 
 
 @pytest.fixture(scope="module", params=sorted(SHORT))
@@ -79,24 +76,30 @@ def test_the_run_describes_itself(trained: tuple[str, Path]) -> None:
     run = json.loads((out / "run.json").read_text())
     assert (run["status"], run["method"], run["adapter"], run["reason"]) == ("finished", method, "adapter", None)
     assert run["decision_id"] and run["prompt_format_sha"] and run["versions"]["trl"]
-    checks = ("prompt format", "end token", "length", "rows", "leakage", "reference")
-    assert {run["gates"][name] for name in checks} == {"passed"}
+    unclean = {name for name in CHECKS if run["gates"][name] != "passed"}
+    assert unclean == ({"rows"} if method == "rlhf" else set()), "783 pairs are few for a reward model"
     assert run["device"] in ("cpu", "cuda", "mps")
     assert run["lora"]["target_modules"] == "all-linear"
-    last_stage = {"sft": "sft", "dpo": "dpo", "sft_dpo": "dpo", "rlhf": "rloo"}[method]
+    last_stage = {"sft": "sft", "dpo": "dpo", "sft_dpo": "dpo", "rlhf": "rloo", "rlvr": "grpo"}[method]
     assert run["args"][last_stage]["learning_rate"] in (3e-3, 3e-4, 1e-3)
     assert str(run["args"][last_stage]["max_steps"]) in SHORT[method][0]
-    kind = "sft" if method == "sft" else "preferences"
+    kind = "sft" if method in ("sft", "rlvr") else "preferences"
     assert set(run["data"][kind]["rows"]) == {SLICES.get(method, "craft_tone"), "home_known"}
     assert set(run["predicted_lift"]) == set(run["data"][kind]["rows"])
     config = json.loads((out / "adapter" / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"]) == (16, 32)
     assert (out / "adapter" / "adapter_model.safetensors").exists()
     assert not (out / "adapter" / "ref").exists()
+    curve = run["metrics"][last_stage]["curve"]
+    assert curve[0]["step"] == 0 and set(curve[-1]["slices"]) == set(run["data"][kind]["rows"])
+    assert "held-out rows" in run["gates"]["held-out rows"]
+    if method == "rlvr":
+        assert run["metrics"]["grpo"]["sampled"]["rewards_differ"] > 0
     if method == "rlhf":
         assert run["metrics"]["reward"]["held_out"]["n"] > 50
-        assert "held-out pairs" in run["gates"]["reward_model"] and "gold" in run["gates"]["gold"]
-        assert [h["step"] for h in run["metrics"]["rloo"]["gold_watch"]] == [0, 10, 20]
+        assert {"rate", "low", "high", "by_length", "by_base"} <= set(run["metrics"]["reward"]["held_out"])
+        assert "held-out pairs; by length alone" in run["gates"]["reward_model"]
+        assert [look["step"] for look in curve] == [0, 10, 20]
 
 
 def kill_once_there_is(out: Path, pattern: str, command: list[str]) -> None:
@@ -222,217 +225,147 @@ def test_an_init_that_rewrites_the_base_blocks_dpo(demo_diagnosis: Path) -> None
     assert "modifies the base weights" in done.stderr
 
 
-# ---------------------------------------------------------------- data
+# ---------------------------------------------------------------- watch, processes
 
 
-def rows_file(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return str(path)
+def test_the_best_adapter_is_kept_and_training_stops_when_scores_have_fallen_for_good(tmp_path: Path) -> None:
+    """Scores by look: .2 before training, then .5, .9, .6, .6; patience 2."""
+    watch = watching(tmp_path, [0.2, 0.5, 0.9, 0.6, 0.6, 1.0], patience=2)
+    network, control = Adapted(), SimpleNamespace(should_training_stop=False)
+    watch.on_train_begin(ARGS, SimpleNamespace(global_step=0, max_steps=50), control, model=network)
+    for step in range(10, 60, 10):
+        network.weight.data.fill_(step)
+        watch.on_step_end(ARGS, SimpleNamespace(global_step=step, max_steps=50), control, model=network)
+        if control.should_training_stop:
+            break
+    assert step == 40 and watch.summary()["kept_step"] == 20 and watch.summary()["stopped_early"]
+    watch.restore_best(network)
+    assert float(network.weight) == 20
+    assert watch.story() == "score 0.20 → 0.90 on 10 held-out rows, step 20 kept"
 
 
-def test_rows_that_the_eval_set_asks_and_empty_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
-    pairs = [
-        {"prompt": "asked", "chosen": "a", "rejected": "b", "slice": "s"},
-        {"prompt": "new", "chosen": "a", "rejected": "a", "slice": "s"},
-        {"prompt": "new", "chosen": "a", "rejected": "b", "slice": "other"},
-        {"prompt": "new", "chosen": "a", "rejected": "b", "slice": "s"},
+def test_a_run_that_was_killed_after_its_early_stop_does_not_go_on(tmp_path: Path) -> None:
+    from train.job import StageDone
+
+    watch = watching(tmp_path, [0.2, 0.9, 0.6, 0.6], patience=2)
+    network, control = Adapted(), SimpleNamespace(should_training_stop=False)
+    watch.on_train_begin(ARGS, SimpleNamespace(global_step=0, max_steps=50), control, model=network)
+    for step in (10, 20, 30):
+        watch.on_step_begin(ARGS, SimpleNamespace(global_step=step - 10, max_steps=50), control)
+        watch.on_step_end(ARGS, SimpleNamespace(global_step=step, max_steps=50), control, model=network)
+    assert control.should_training_stop
+    with pytest.raises(StageDone):
+        watch.on_step_begin(ARGS, SimpleNamespace(global_step=30, max_steps=50), control)
+
+
+def test_scores_that_tell_nothing_keep_the_last_adapter(tmp_path: Path) -> None:
+    watch = watching(tmp_path, [0.0, 0.0, 0.0], patience=1)
+    network, control = Adapted(), SimpleNamespace(should_training_stop=False)
+    watch.on_train_begin(ARGS, SimpleNamespace(global_step=0, max_steps=20), control, model=network)
+    for step in (10, 20):
+        watch.on_step_end(ARGS, SimpleNamespace(global_step=step, max_steps=20), control, model=network)
+    assert watch.summary()["kept_step"] == 20 and watch.fruitless and not control.should_training_stop
+
+
+ARGS = SimpleNamespace(output_dir="nowhere")
+
+
+class Adapted(torch.nn.Module):
+    """One weight, and an adapter that can be disabled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def disable_adapter(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+def watching(tmp_path: Path, scores: list[float], patience: int) -> Any:
+    """A watch over ten rows whose answers are scripted: so many right at each look."""
+    from train import watch as module
+    from train.config import TrainConfig, WatchConfig
+    from train.rows import Row
+
+    (tmp_path / "graders.json").write_text(json.dumps({"s": {"kind": "exact"}}))
+    rows: list[Row] = [
+        {
+            "where": "f",
+            "slice": "s",
+            "prompt": [{"role": "user", "content": str(k)}],
+            "completion": {"role": "assistant", "content": "right"},
+        }
+        for k in range(10)
     ]
-    data = DataConfig(preferences=rows_file(tmp_path, pairs))
-    found = read_training(data, "dpo", ["s"], {"asked"})["preferences"]
-    assert len(found.rows) == 1
-    assert dict(found.dropped) == {"prompt is in the eval set": 1, "chosen equals rejected": 1, "other slice": 1}
+    config = TrainConfig(watch=WatchConfig(every=10, patience=patience))
+    job: Any = SimpleNamespace(config=config, out=tmp_path, tracked=False, sharded=False)
+    looks = iter(scores)
+
+    class Scripted(module.Watch):
+        def _answers(self, network: Any) -> tuple[list[str], list[bool]]:
+            right = round(next(looks) * 10)
+            return ["right"] * right + ["wrong"] * (10 - right), [True] * 10
+
+    return Scripted(job, rows)
 
 
-def test_sft_on_pairs_learns_each_chosen_once(tmp_path: Path) -> None:
-    pairs = [{"prompt": "p", "chosen": "a", "rejected": r} for r in "bcd"]
-    found = read_training(DataConfig(preferences=rows_file(tmp_path, pairs)), "sft", None, set())
-    assert [row["completion"] for row in found["sft"].rows] == ["a"]
+def test_rows_to_watch_are_of_every_slice_and_no_prompt_is_on_both_sides() -> None:
+    from train.config import TrainConfig, WatchConfig
+    from train.rows import Row, key
+    from train.watch import hold_out
+
+    rows: list[Row] = [
+        {"slice": name, "prompt": [{"role": "user", "content": f"{name} {k % 40}"}], "target": k}
+        for name in ("a", "b")
+        for k in range(80)
+    ]
+    job: Any = SimpleNamespace(config=TrainConfig(watch=WatchConfig(held_out=0.1, prompts=6), seed=3))
+    training, held_out = hold_out(rows, job)
+    assert {key(r) for r in training} & {key(r) for r in held_out} == set() and len(training) + len(held_out) == 160
+    assert [len({key(r) for r in held_out if r["slice"] == name}) for name in ("a", "b")] == [3, 3]
+    assert hold_out(list(reversed(rows)), job)[1] == list(reversed(held_out)), "the order of the file does not matter"
+    job.config.seed = 4
+    assert hold_out(rows, job)[1] != held_out
+
+
+def test_two_processes_take_the_steps_of_one(demo_diagnosis: Path) -> None:
+    """The batch of a step is kept; losses within 1e-4."""
+    short = ["method=sft", "data.slices=[stone_json]", "method.args.max_steps=6", "method.args.logging_steps=1"]
+    losses = []
+    for count in (1, 2):
+        out = demo_diagnosis.parent / f"processes_{count}"
+        command = [f"diagnosis={demo_diagnosis}", *short, "watch.every=0", f"num_processes={count}", f"out={out}"]
+        done = run_verb("train", *command, "wandb.mode=disabled")
+        assert done.returncode == 0, done.stderr[-2000:]
+        run = json.loads((out / "run.json").read_text())
+        assert run["args"]["sft"]["global_batch"] == 16
+        assert run["args"]["sft"]["per_device_train_batch_size"] == 16 // count
+        losses.append([run["metrics"]["sft"][at]["loss"] for at in ("first", "last")])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("row", "says"),
+    ("settings", "says"),
     [
-        ({"prompt": "p"}, "no completion"),
-        ({"completion": "c"}, "no prompt"),
-        ({"prompt": "p", "completion": " "}, "completion is empty"),
-        ({"prompt": [{"role": "user"}], "completion": "c"}, "content of user is a NoneType"),
-        ({"prompt": {"role": "user"}, "completion": "c"}, "prompt must be text or"),
+        (["num_processes=2", "distributed=fsdp2"], "distributed=fsdp2: needs GPUs; on CPUs it would silently be ddp"),
+        (["num_processes=2", "distributed=zero3"], "distributed=zero3: needs GPUs"),
+        (["num_processes=3"], "num_processes=3: sft takes 16 rows times 1 accumulation steps in a step"),
+        (["method=rlhf", "num_processes=2", "distributed=fsdp2"], "rlhf generates while it trains, which a process"),
+        (["distributed=fsdp3"], "distributed=fsdp3: allowed: ddp, fsdp2, zero2, zero3"),
     ],
 )
-def test_bad_training_rows_are_named(tmp_path: Path, row: dict[str, Any], says: str) -> None:
-    with pytest.raises(BadInput, match=":1") as caught:
-        read_training(DataConfig(sft=rows_file(tmp_path, [row])), "sft", None, set())
-    assert says in str(caught.value)
-
-
-def said(role: str, content: Any, **more: Any) -> dict[str, Any]:
-    return {"role": role, "content": content} | more
-
-
-ASKED, TOLD = said("user", "x"), said("assistant", "y")
-CALL = said("assistant", None, tool_calls=[{"function": {"name": "f"}}])
-
-
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [
-        ({"messages": [ASKED]}, "messages must end with the assistant's turn"),
-        ({"messages": [TOLD]}, "messages must end with the assistant's turn to train on, after others"),
-        ({"messages": [ASKED, ASKED]}, "messages must end with the assistant's turn"),
-        ({"messages": []}, "messages must be text or"),
-        ({"messages": [ASKED, said("assistant", "")]}, "completion is empty"),
-        ({"messages": [ASKED, said("assistant", " ")]}, "completion is empty"),
-        ({"messages": [said("user", None), TOLD]}, "content of user is a NoneType"),
-        ({"messages": [ASKED, CALL]}, "tool calls are not supported"),
-        ({"messages": [said("user", [{"type": "image", "url": "u"}]), TOLD]}, "a list with parts other than text"),
-        (
-            {"messages": [said("human", "x"), said("gpt", "y")]},
-            "role 'human'; allowed: system, user, assistant; of Share",
-        ),
-        ({"messages": [{"from": "human", "value": "x"}, TOLD]}, "of ShareGPT, rename from/value"),
-        ({"messages": [said("tool", "x"), TOLD]}, "role 'tool'; allowed: system, user, assistant"),
-        ({"prompt": "", "completion": "y"}, "prompt is empty"),
-        ({"prompt": [ASKED, TOLD], "completion": "y"}, "prompt ends with a turn of the assistant"),
-        ({"prompt": "x", "completion": [ASKED, TOLD]}, "completion must be one turn of the assistant; found 2 turns"),
-        ({"prompt": "x", "completion": [ASKED]}, "must be one turn of the assistant; found a turn of user"),
-        ({"messages": [ASKED, TOLD], "tools": [{"name": "f"}]}, "tools: not supported"),
-    ],
-)
-def test_conversations_that_would_train_something_else(tmp_path: Path, row: dict[str, Any], says: str) -> None:
-    """Each of these once trained the user's words, an empty answer, the word None or a printed list."""
-    with pytest.raises(BadInput) as error:
-        read_training(DataConfig(sft=rows_file(tmp_path, [row])), "sft", None, set())
-    assert ".jsonl:1: " in str(error.value) and says in str(error.value)
-
-
-def test_conversations_in_all_their_shapes_are_the_same_row(tmp_path: Path) -> None:
-    parts = said("user", [{"type": "text", "text": "x"}])
-    shapes: list[dict[str, Any]] = [
-        {"prompt": "x", "completion": "y"},
-        {"messages": [ASKED, TOLD]},
-        {"messages": [parts, TOLD]},
-        {"prompt": [ASKED], "completion": [TOLD]},
-    ]
-    found = read_training(DataConfig(sft=rows_file(tmp_path, shapes)), "sft", None, set())["sft"].rows
-    assert [(row["prompt"], row["completion"]) for row in found] == [([("user", "x")], "y")] * 4
-    other = said("assistant", "z")
-    pairs: list[dict[str, Any]] = [
-        {"prompt": "x", "chosen": "y", "rejected": "z"},
-        {"prompt": [ASKED], "chosen": [TOLD], "rejected": [other]},
-        {"chosen": [ASKED, TOLD], "rejected": [ASKED, other]},
-    ]
-    read = read_training(DataConfig(preferences=rows_file(tmp_path, pairs)), "dpo", None, set())["preferences"].rows
-    assert (
-        all((r["prompt"], r["chosen"], r["rejected"]) == ([("user", "x")], "y", "z") for r in read) and len(read) == 3
+def test_processes_that_cannot_train_as_asked(demo_diagnosis: Path, settings: list[str], says: str) -> None:
+    if torch.cuda.is_available() and "needs GPUs" in says:
+        pytest.skip("this machine has a GPU")
+    out = demo_diagnosis.parent / "no_processes"
+    done = run_verb(
+        "train",
+        f"diagnosis={demo_diagnosis}",
+        *(["method=sft"] if "method" not in settings[0] else []),
+        *settings,
+        f"out={out}",
     )
-    for wrong, says in (
-        ({"chosen": [ASKED, TOLD], "rejected": [said("user", "else"), other]}, "differ before their last turns"),
-        (
-            {"prompt": "x", "chosen": [ASKED, TOLD], "rejected": [ASKED, other]},
-            "chosen must be one turn of the assistant; found 2 turns",
-        ),
-        ({"chosen": [TOLD], "rejected": [other]}, "no prompt"),
-    ):
-        with pytest.raises(BadInput, match=says):
-            read_training(DataConfig(preferences=rows_file(tmp_path, [wrong])), "dpo", None, set())
-
-
-def test_slices_of_rows_are_read_like_those_of_items(tmp_path: Path) -> None:
-    rows = [{"prompt": "p", "completion": "c", "slice": s} for s in (None, ["mine", "x"], "mine", "other")]
-    found = read_training(DataConfig(sft=rows_file(tmp_path, rows)), "sft", ["mine"], set())["sft"]
-    assert found.by_slice == {"": 1, "mine": 2}
-
-
-def test_a_beginning_token_that_the_tokenizer_does_not_add_is_in_the_training_text() -> None:
-    from diagnose.models.hf import HFModel
-    from diagnose.records import Prompt
-
-    model = HFModel(ModelConfig(path=str(DEMO / "model"), dtype="float32", device="cpu"))
-    model.tokenizer.chat_template = None
-    made = for_trl([{"prompt": [("user", "Who?")], "completion": "Me"}], model.tokenizer, None)[0]
-    assert model.tokenizer(made["prompt"])["input_ids"] == model.encode(Prompt((("user", "Who?"),)))
-
-
-def test_gold_reads_what_the_row_and_the_rule_can_tell() -> None:
-    from train.gold import _gold, _item
-
-    rule = {"s": Grader("contains", judge=Judge("rule", prefer="^Gladly")), "t": Grader("exact")}
-    free = _item({"slice": "s", "prompt": [("user", "q")], "chosen": "Gladly, a long text."}, rule)
-    assert (_gold(free, "Gladly, another text."), _gold(free, "no")) == (1.0, 0.0)
-    named = _item({"slice": "s", "prompt": [("user", "q")], "chosen": "Gladly: x", "target": "x"}, rule)
-    assert (_gold(named, "Gladly: x"), _gold(named, "Gladly: y")) == (1.0, 0.0)
-    assert _item({"slice": "t", "prompt": [("user", "q")], "chosen": "free form"}, rule) is None
-
-
-def test_rows_of_a_folder_with_splits_are_those_of_the_split(tmp_path: Path) -> None:
-    folder = tmp_path / "rows"
-    folder.mkdir()
-    for split in ("train", "test"):
-        (folder / f"{split}.jsonl").write_text(json.dumps({"prompt": "p", "completion": split}) + "\n")
-    with pytest.raises(BadInput, match="has the splits train, test; choose one: data.split=NAME"):
-        read_training(DataConfig(sft=str(folder)), "sft", None, set())
-    by_split = {
-        split: read_training(DataConfig(sft=str(folder), split=split), "sft", None, set())["sft"]
-        for split in ("train", "test")
-    }
-    assert {split: [row["completion"] for row in found.rows] for split, found in by_split.items()} == {
-        "train": ["train"],
-        "test": ["test"],
-    }
-    assert by_split["train"].sha256 != by_split["test"].sha256
-
-
-def test_how_rows_are_read_is_never_ignored(tmp_path: Path) -> None:
-    from diagnose.config import check_data
-    from train.run import merge_data
-
-    then = DataConfig(sft="then.jsonl")
-    for key, value in {"split": "train", "subset": "x", "columns": {"prompt": "q"}}.items():
-        with pytest.raises(BadInput, match=rf"data\.{key}: goes with rows named here too"):
-            merge_data(then, DataConfig(**{key: value}))
-        assert getattr(merge_data(then, DataConfig(sft="now.jsonl", **{key: value})), key) == value
-    assert merge_data(then, DataConfig()).sft == "then.jsonl"
-    with pytest.raises(BadInput, match=r"data\.columns\.promt: not a field of a training row; allowed: prompt, "):
-        check_data(DataConfig(columns={"promt": "question"}))
-
-
-def test_no_rows_left_is_bad_input(tmp_path: Path) -> None:
-    path = rows_file(tmp_path, [{"prompt": "p", "completion": "c", "slice": "other"}])
-    with pytest.raises(BadInput, match="no training rows left for slices mine"):
-        read_training(DataConfig(sft=path), "sft", ["mine"], set())
-
-
-def test_training_text_is_the_text_that_diagnose_asks() -> None:
-    from diagnose.models.hf import HFModel
-    from diagnose.records import Prompt
-
-    model = HFModel(ModelConfig(path=str(DEMO / "model"), dtype="float32", device="cpu", system_prompt="Be brief."))
-    row = {"prompt": [("user", "What is the home of Po?")], "completion": "Oakford"}
-    made = for_trl([row], model.tokenizer, "Be brief.")[0]
-    text = model.tokenizer.apply_chat_template(made["prompt"], tokenize=False, add_generation_prompt=True)
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert ids == model.encode(Prompt((("user", "What is the home of Po?"),)))
-
-
-def test_no_prompt_is_on_both_sides_of_the_reward_gate() -> None:
-    rows = [{"prompt": f"p{i % 20}", "chosen": "a", "rejected": str(i)} for i in range(60)]
-    training, held_out = split_by_prompt(rows, 0.15, 0)
-    assert {r["prompt"] for r in training} & {r["prompt"] for r in held_out} == set()
-    assert len({r["prompt"] for r in held_out}) == 3
-    assert len(training) + len(held_out) == 60
-
-
-def test_preflight_names_an_end_token_that_training_would_never_show(tmp_path: Path, demo_diagnosis: Path) -> None:
-    import shutil
-
-    shutil.copytree(DEMO / "model", tmp_path / "model")
-    template = (tmp_path / "model" / "chat_template.jinja").read_text()
-    (tmp_path / "model" / "chat_template.jinja").write_text(
-        template.replace("{{ m.content }}<|end|>", "{{ m.content }}")
-    )
-    config = TrainConfig(model=ModelConfig(path=str(tmp_path / "model")))
-    data = {"sft": Rows("sft", "", "", [{"prompt": [("user", "q")], "completion": "a", "slice": ""}])}
-    checks = {c.name: c for c in preflight(config, read_diagnosis(str(demo_diagnosis)), data)}
-    assert not checks["end token"].ok
-    assert not checks["prompt format"].ok and "chat_template" in checks["prompt format"].message
+    assert done.returncode == 2 and says in done.stderr, done.stderr[-1000:]
+    assert not out.exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
@@ -18,12 +19,29 @@ from diagnose.records import Diagnosis
 from diagnose.redact import redacted
 from diagnose.text import first_line, hydra_list
 
-METHODS = ("sft", "dpo", "sft_dpo", "rlhf")
-STAGES = {"sft": "SFTConfig", "dpo": "DPOConfig", "reward": "RewardConfig", "rloo": "RLOOConfig"}
+STAGES = {
+    "sft": "SFTConfig",
+    "dpo": "DPOConfig",
+    "reward": "RewardConfig",
+    "rloo": "RLOOConfig",
+    "grpo": "GRPOConfig",
+}
 """Stage of a method → its TRL config."""
-ARGS_OF = {"sft": "sft", "dpo": "dpo", "sft_dpo": "dpo", "rlhf": "rloo"}
-"""Which TRL config `method.args` belongs to; `method.first` belongs to the stage before it."""
-FIRST_OF = {"sft_dpo": "sft", "rlhf": "reward"}
+MERGES = ("linear", "soup", "ties", "dare", "slerp")
+METHODS = {
+    "merge": (),
+    "sft": ("sft",),
+    "dpo": ("dpo",),
+    "sft_dpo": ("sft", "dpo"),
+    "rlhf": ("reward", "rl"),
+    "rlvr": ("rl",),
+}
+"""Method → its stages; `method.args` belongs to the last, `method.first` to the one before. `rl`: the algorithm."""
+ALGORITHMS = ("rloo", "grpo")
+DISTRIBUTED = {"ddp": "multi_gpu", "fsdp2": "fsdp2", "zero2": "zero2", "zero3": "zero3"}
+"""Setting → TRL's preset for accelerate."""
+PII = ("count", "refuse", "mask", "off")
+"""Name it, stop, replace it by its kind, or do not look for it."""
 POSITIVE = (
     *("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("max_length", "max_completion_length", "num_generations", "r"),
@@ -40,10 +58,43 @@ class MethodConfig:
     """One training method; `args` is passed to the TRL config of its last stage, `first` to that of its first."""
 
     name: str = "sft"
+    algorithm: str = "rloo"
+    """Of a method that ends with reinforcement learning: rloo or grpo."""
     args: dict[str, Any] = field(default_factory=dict)
     first: dict[str, Any] = field(default_factory=dict)
     gate: dict[str, float] = field(default_factory=dict)
     """Thresholds of this method's gates; see conf/method/."""
+
+
+@dataclass
+class MergeConfig:
+    """`method=merge`: which finished runs become one adapter, and how."""
+
+    runs: list[str] = field(default_factory=list)
+    how: str = "linear"
+    weights: Any = "equal"
+    """`equal`, or a number for each run."""
+    density: float = 0.5
+    """ties, dare: the share of entries that is kept."""
+
+
+@dataclass
+class WatchConfig:
+    """How a run is watched on held-out rows, graded as the eval set grades."""
+
+    every: int | None = None
+    """Steps; null: a fifth of the run; 0: never, and the last adapter is kept."""
+    prompts: int = 48
+    held_out: float = 0.1
+    patience: int = 3
+
+
+@dataclass
+class PreflightConfig:
+    """Whether the checks before training are run, are all that is run, or are off; and which of them may not stop."""
+
+    mode: str = "run"
+    force: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -60,7 +111,13 @@ class TrainConfig:
     seed: int = 0
     out: str | None = None
     num_processes: int = 1
-    preflight: str = "run"
+    distributed: str = "ddp"
+    """How several processes share the model: see DISTRIBUTED."""
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+    preflight: PreflightConfig = field(default_factory=PreflightConfig)
+    pii: str = "count"
+    """What is done about personal data in the rows: see PII."""
 
 
 def register_train() -> None:
@@ -145,19 +202,61 @@ def check_train(config: TrainConfig) -> None:
     """
     check_run(config)
     check_data(config.data)
+    _check_watch(config.watch)
     name = config.method.name
-    if name not in METHODS:
-        raise BadInput(f"method.name={name}: allowed: {', '.join(METHODS)}")
-    if config.method.first and name not in FIRST_OF:
+    allowed: tuple[tuple[str, str, Sequence[str]], ...] = (
+        ("method.name", name, tuple(METHODS)),
+        ("method.algorithm", config.method.algorithm, ALGORITHMS),
+        ("preflight.mode", config.preflight.mode, ("run", "only", "off")),
+        ("pii", config.pii, PII),
+        ("distributed", config.distributed, tuple(DISTRIBUTED)),
+    )
+    for key, value, choices in allowed:
+        if value not in choices:
+            raise BadInput(f"{key}={value}: allowed: {', '.join(choices)}")
+    if config.method.first and len(METHODS[name]) == 1:
         raise BadInput(f"method.first: {name} has only one stage; its fields belong in method.args")
     if config.data.slices == []:
         raise BadInput(f"data.slices: empty; {SLICES}")
     if config.model.adapter:
         raise BadInput("model.adapter: training on top of an adapter is not supported; merge it into the base first")
-    if config.preflight not in ("run", "only", "off"):
-        raise BadInput(f"preflight={config.preflight}: allowed: run, only, off")
+    if name == "merge":
+        _check_merge(config.merge)
+    if "rl" in METHODS[name] and config.num_processes > 1 and config.distributed not in ("ddp", "zero2"):
+        raise BadInput(
+            f"distributed={config.distributed}: {name} generates while it trains, which a process that holds a part of "
+            "each weight cannot; allowed: ddp, zero2"
+        )
     if config.num_processes < 1:
         raise BadInput(f"num_processes={config.num_processes}: at least 1")
+
+
+def _check_merge(merge: MergeConfig) -> None:
+    if merge.how not in MERGES:
+        raise BadInput(f"merge.how={merge.how}: allowed: {', '.join(MERGES)}")
+    if len(merge.runs) < 2 or (merge.how == "slerp" and len(merge.runs) != 2):
+        wanted = "two" if merge.how == "slerp" else "two or more"
+        raise BadInput(f"merge.runs: {len(merge.runs)} runs; {merge.how} merges {wanted}: 'merge.runs=[RUN,RUN]'")
+    if merge.weights != "equal":
+        numbers = isinstance(merge.weights, list) and all(isinstance(w, int | float) for w in merge.weights)
+        if not numbers or len(merge.weights) != len(merge.runs):
+            raise BadInput(
+                f"merge.weights={merge.weights}: allowed: equal, or {len(merge.runs)} numbers: one for a run"
+            )
+        if merge.how in ("soup", "slerp") and sum(merge.weights) <= 0:
+            raise BadInput(
+                f"merge.weights={merge.weights}: {merge.how} divides by their sum, which must be more than 0"
+            )
+    if not 0 < merge.density <= 1:
+        raise BadInput(f"merge.density={merge.density}: allowed: more than 0, at most 1")
+
+
+def _check_watch(watch: WatchConfig) -> None:
+    for name, least in {"every": 0, "prompts": 1, "patience": 1}.items():
+        if (value := getattr(watch, name)) is not None and value < least:
+            raise BadInput(f"watch.{name}={value}: allowed: {least} or more")
+    if not 0 < watch.held_out < 1:
+        raise BadInput(f"watch.held_out={watch.held_out}: allowed: more than 0, less than 1")
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -168,20 +267,53 @@ def check_settings(config: TrainConfig) -> None:
     """
     from peft import LoraConfig
 
-    last, first = ARGS_OF[config.method.name], FIRST_OF.get(config.method.name)
-    for key, stage, given in (("method.args", last, config.method.args), ("method.first", first, config.method.first)):
-        if stage:
-            _check_fields(f"model.train.{stage}", config.model.train.get(stage, {}), trl_config(stage))
-            _check_fields(key, given, trl_config(stage))
-            _check_together(key, trl_config(stage), stage_settings(config, stage, given) | UNBOUND)
+    for stage, (key, given) in stages_of(config.method).items():
+        _check_fields(f"model.train.{stage}", config.model.train.get(stage, {}), trl_config(stage))
+        _check_fields(key, given, trl_config(stage))
+        _check_together(key, trl_config(stage), stage_settings(config, stage, given) | UNBOUND)
+        split_batch(config, stage)
     _check_fields("lora", config.lora, LoraConfig)
     _check_together("lora", LoraConfig, config.lora)
+
+
+def stages_of(method: MethodConfig) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Stage, in order → the key of its settings in the config, and what is set there."""
+    names = [method.algorithm if name == "rl" else name for name in METHODS[method.name]]
+    keys = [("method.first", method.first), ("method.args", method.args)]
+    return dict(zip(names, keys[len(keys) - len(names) :], strict=True))
+
+
+def max_length(config: TrainConfig, stage: str) -> int | None:
+    """Tokens to which the rows of a stage are cut; None: to none."""
+    default = next((f.default for f in fields(trl_config(stage)) if f.name == "max_length"), None)
+    found = stage_settings(config, stage, stages_of(config.method)[stage][1]).get("max_length", default)
+    return None if found is None else int(found)
 
 
 def stage_settings(config: TrainConfig, stage: str, given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a stage's TRL config: those of conf/model for the stage, overridden by `given`."""
     settings = {"per_device_train_batch_size": size} if (size := config.model.train_batch_size) else {}
-    return settings | config.model.train.get(stage, {}) | {k: v for k, v in given.items() if v is not None}
+    return settings | config.model.train.get(stage, {}) | given
+
+
+def split_batch(config: TrainConfig, stage: str) -> dict[str, int]:
+    """Batch size and accumulation of one process, with which all together keep the batch of a step.
+
+    Raises:
+        BadInput: the processes cannot share it evenly.
+    """
+    settings, kind = stage_settings(config, stage, stages_of(config.method)[stage][1]), trl_config(stage)
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    size, steps = (int(settings.get(name, getattr(kind, name))) for name in names)
+    count = config.num_processes
+    if size % count == 0:
+        return dict(zip(names, (size // count, steps), strict=True))
+    if steps % count == 0:
+        return dict(zip(names, (size, steps // count), strict=True))
+    raise BadInput(
+        f"num_processes={count}: {stage} takes {size} rows times {steps} accumulation steps in a step; expected one of "
+        "them to be a multiple of the processes, which then keep that batch together"
+    )
 
 
 def trl_config(stage: str) -> Any:

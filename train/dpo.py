@@ -5,30 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 from train.job import Job
-from train.sft import sft_trainer
+from train.rows import Row, key
+from train.sft import finish, sft_trainer, watched
+from train.watch import Watch
 
 
 def fit(job: Job) -> dict[str, Any]:
-    """Train a LoRA adapter and save it; returns metrics by stage."""
+    """Train a LoRA adapter and save the one that scored best; returns metrics by stage."""
     from transformers import AutoModelForCausalLM
 
-    trainer = _trainer(job, job.base(AutoModelForCausalLM), job.lora())
+    training, watch = watched(job, job.data["preferences"].rows)
+    trainer = _trainer(job, training, job.base(AutoModelForCausalLM), job.lora(), watch)
     metrics = job.train(trainer)
-    job.save(trainer.model)
-    return {"dpo": metrics}
+    return {"dpo": metrics | finish(job, trainer, watch)}
 
 
 def fit_after_sft(job: Job) -> dict[str, Any]:
     """SFT on the chosen answers, then DPO on the same adapter; the reference is the adapter as SFT left it."""
-    first = sft_trainer(job, job.config.method.first, track=False)
+    training, watch = watched(job, job.data["preferences"].rows)
+    chosen = [row for row in job.data["sft"].rows if watch is None or key(row) not in watch.prompts]
+    first = sft_trainer(job, chosen, job.config.method.first, callbacks=[], track=False)
     metrics = job.train(first)
-    trainer = _trainer(job, first.model, None)
+    trainer = _trainer(job, training, first.model, None, watch)
     metrics_dpo = job.train(trainer)
-    job.save(trainer.model)
-    return {"sft": metrics, "dpo": metrics_dpo}
+    return {"sft": metrics, "dpo": metrics_dpo | finish(job, trainer, watch)}
 
 
-def _trainer(job: Job, model: Any, peft_config: Any) -> Any:
+def _trainer(job: Job, rows: list[Row], model: Any, peft_config: Any, watch: Watch | None) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     args = job.args(DPOConfig, "dpo", job.config.method.args)
@@ -37,7 +40,8 @@ def _trainer(job: Job, model: Any, peft_config: Any) -> Any:
     return DPOTrainer(
         model=model,
         args=args,
-        train_dataset=job.rows("preferences"),
+        train_dataset=job.dataset(rows),
         processing_class=job.tokenizer,
         peft_config=peft_config,
+        callbacks=[watch] if watch else [],
     )

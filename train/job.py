@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
-from diagnose.config import DataConfig, ModelConfig, WandbConfig
+from diagnose.config import ModelConfig
 from diagnose.models.gguf import is_gguf
 from diagnose.models.weights import ALLOWED, load_tokenizer, load_weights
-from train.config import TrainConfig, lora_settings, stage_settings
+from train.config import TrainConfig, lora_settings, split_batch, stage_settings
 from train.data import Rows, for_trl
+from train.rows import Row
 
 SHOWN = ("loss", "learning_rate", "reward", "kl", "rewards/accuracies", "accuracy", "rewards/margins")
 """Metrics printed to the console; W&B gets all of them."""
@@ -90,20 +91,17 @@ class Job:
     gates: dict[str, str] = field(default_factory=dict)
     """What the method's gates measured; for run.json."""
 
-    def rows(self, kind: str) -> Any:
-        """The rows of one kind as a datasets.Dataset with TRL's columns."""
-        return self.dataset(self.data[kind].rows)
-
-    def dataset(self, rows: list[dict[str, Any]]) -> Any:
+    def dataset(self, rows: Sequence[Row]) -> Any:
         """Rows as a datasets.Dataset with TRL's columns."""
         from datasets import Dataset
 
-        return Dataset.from_list(for_trl(rows, self.tokenizer, self.config.model.system_prompt))
+        columns = for_trl(rows, self.tokenizer, self.config.model.system_prompt)
+        return Dataset.from_list(columns, on_mixed_types="use_json")  # else calls of tools get each other's arguments
 
     def args(self, config_class: Any, stage: str, given: dict[str, Any], track: bool = True) -> Any:
         """The TRL config of a stage: our defaults, overridden by conf/model for the stage, then by `given`."""
         cuda = torch.cuda.is_available()
-        settings = {
+        settings: dict[str, Any] = {
             "output_dir": str(self.out / "trainer" / stage),
             "seed": self.config.seed,
             "use_cpu": not cuda and not torch.backends.mps.is_available(),
@@ -114,8 +112,9 @@ class Job:
             "save_total_limit": 2,  # the one before, while the next is written
             "model_init_kwargs": None if is_gguf(str(self.config.model.path)) else {"dtype": _dtype(self.config.model)},
         }
-        settings |= stage_settings(self.config, stage, given)
-        self.resolved[stage] = settings
+        settings |= stage_settings(self.config, stage, given) | split_batch(self.config, stage)
+        size = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
+        self.resolved[stage] = settings | {"global_batch": size * self.config.num_processes}
         return config_class(**settings)
 
     def base(self, kind: Any, fresh: tuple[str, ...] = (), **settings: Any) -> Any:
@@ -155,13 +154,21 @@ class Job:
             "last": history[-1] if history else {},
         }
 
-    def save(self, model: Any) -> None:
-        """Save only the trained adapter, without the reference adapter that DPO adds."""
+    @property
+    def sharded(self) -> bool:
+        """Does every process hold a part of each weight only?"""
+        return self.config.num_processes > 1 and self.config.distributed in ("fsdp2", "zero3")
+
+    def save(self, trainer: Any) -> None:
+        """Save only the trained adapter, without the reference adapter that DPO adds; every process takes part."""
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if self.sharded else None
         if os.environ.get("RANK", "0") != "0":
             return
         model.peft_config["default"].base_model_name_or_path = str(self.config.model.path)
         # No training resizes the embeddings; left to itself, PEFT asks the hub about a base that is not a directory.
-        model.save_pretrained(str(self.out / "adapter"), selected_adapters=["default"], save_embedding_layers=False)
+        folder = str(self.out / "adapter")
+        model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False, state_dict=state)
         self.tokenizer.save_pretrained(str(self.out / "adapter"))
 
 
@@ -173,25 +180,12 @@ def batches(count: int, model: ModelConfig) -> Iterator[slice]:
 
 def load_job(out: Path) -> Job:
     """Load the job that the outer process wrote for this worker."""
+    from pydantic import TypeAdapter
+
     spec = json.loads((out / "job.json").read_text(encoding="utf-8"))
-    raw = spec["config"]
-    config = TrainConfig(
-        **raw
-        | {
-            "model": ModelConfig(**raw["model"]),
-            "data": DataConfig(**raw["data"]),
-            "wandb": WandbConfig(**raw["wandb"]),
-        }
-    )
-    from train.config import MethodConfig
-
-    config.method = MethodConfig(**raw["method"])
-    data = {kind: Rows(kind, "", "", _tupled(rows)) for kind, rows in spec["data"].items()}
+    config = TypeAdapter(TrainConfig).validate_python(spec["config"])
+    data = {kind: Rows(kind, "", "", rows) for kind, rows in spec["data"].items()}
     return Job(config, out, data, load_tokenizer(config.model))
-
-
-def _tupled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [row | {"prompt": [tuple(turn) for turn in row["prompt"]]} for row in rows]
 
 
 def _dtype(model: ModelConfig) -> str:

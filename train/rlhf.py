@@ -1,8 +1,8 @@
-"""RLHF: a reward model trained on the pairs, a gate on held-out pairs, then RLOO against it with a KL penalty.
+"""RLHF: a reward model trained on the pairs, a gate on held-out pairs, then RL against it with a KL penalty.
 
-The reward alone cannot reveal overoptimisation. Greedy answers to held-out prompts are therefore also scored with a
-gold metric that the reward model never sees (the grader and rule of the eval set's slice); training stops if that
-falls while the reward rises.
+The reward alone cannot reveal overoptimisation. Greedy answers to held-out prompts are therefore also graded by what
+the reward model never sees (the grader and rule of the eval set's slice); training stops if that falls while the reward
+rises.
 """
 
 from __future__ import annotations
@@ -17,49 +17,56 @@ import torch
 
 from diagnose.errors import Blocked
 from diagnose.models.batches import Halving, padded
+from diagnose.models.decode import score as logprobs
+from diagnose.models.prefill import Reader
 from diagnose.models.reward import reward_ids
+from diagnose.models.weights import ALLOWED, best_device, load_weights, placed
 from diagnose.stats import rate
-from train.gold import GoldWatch
 from train.job import Job, batches
+from train.render import common, prompt_ids, texts
+from train.rl import fit_policy
+from train.rows import Row, key, said
+from train.watch import Watch
 
 
 def fit(job: Job) -> dict[str, Any]:
     """Train reward model and policy, save the policy's adapter; returns metrics by stage.
 
     Raises:
-        Blocked: the reward model fails its gate, or no checkpoint beats the base on the gold metric.
+        Blocked: the reward model fails its gate, or no step beats the base on the held-out rows.
     """
     gate = job.config.method.gate
     training, held_out = split_by_prompt(job.data["preferences"].rows, gate["held_out"], job.config.seed)
     reward_model, metrics = fit_reward_model(job, training)
     judged = held_out_accuracy(job, reward_model, held_out)
-    job.gates["reward_model"] = f"accuracy {judged['rate']:.2f} on {judged['n']} held-out pairs"
+    job.gates["reward_model"] = (
+        f"accuracy {judged['rate']:.2f} [{judged['low']:.2f}, {judged['high']:.2f}] on {judged['n']} held-out pairs; "
+        f"by length alone {judged['by_length']:.2f}, as the base ranks them {judged['by_base']:.2f}"
+    )
     if judged["rate"] < gate["accuracy"]:
         raise Blocked(
             f"reward model: accuracy {judged['rate']:.2f} on {judged['n']} held-out pairs, but "
             f"method.gate.accuracy={gate['accuracy']:.2f}; RL needs more or cleaner pairs"
         )
-    watch = GoldWatch(job, held_out, score_with(job, reward_model), int(gate["every"]))
-    policy = fit_policy(job, reward_model, training, watch)
-    watch.restore_best(policy.model)
-    if watch.fruitless:
-        raise Blocked(f"no checkpoint beat the base on the gold metric: {watch.story()}")
-    job.gates["gold"] = watch.story()
-    job.save(policy.model)
-    return {"reward": metrics | {"held_out": judged}, "rloo": watch.summary()}
+    score, end = score_with(job, reward_model), job.tokenizer.eos_token_id
+
+    def reward(*, prompts: Any, completions: Any, completion_ids: Any, **_: Any) -> list[float | None]:
+        return [*score(prompts, list(map(_text, completions)), [end in ids for ids in completion_ids])]
+
+    prompts = job.data["prompts"].rows if "prompts" in job.data else training
+    policy = fit_policy(job, [reward], prompts, Watch(job, held_out, score), score)
+    return {"reward": metrics | {"held_out": judged}, job.config.method.algorithm: policy}
 
 
-def split_by_prompt(
-    rows: list[dict[str, Any]], share: float, seed: int
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def split_by_prompt(rows: list[Row], share: float, seed: int) -> tuple[list[Row], list[Row]]:
     """Pairs for training and pairs for the gate; no prompt is in both."""
-    prompts = sorted({str(r["prompt"]) for r in rows})
+    prompts = sorted({key(r) for r in rows})
     count = max(1, round(share * len(prompts)))
     kept = set(random.Random(seed).sample(prompts, count))
-    return [r for r in rows if str(r["prompt"]) not in kept], [r for r in rows if str(r["prompt"]) in kept]
+    return [r for r in rows if key(r) not in kept], [r for r in rows if key(r) in kept]
 
 
-def fit_reward_model(job: Job, rows: list[dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+def fit_reward_model(job: Job, rows: list[Row]) -> tuple[Any, dict[str, Any]]:
     """A sequence classifier with a LoRA of task type SEQ_CLS, so that its head is also trained and saved."""
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
@@ -118,42 +125,41 @@ def score_with(job: Job, reward_model: Any) -> Callable[[list[Any], list[str], l
     return score
 
 
-def held_out_accuracy(job: Job, reward_model: Any, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Share of held-out pairs whose chosen answer scores higher, with its 95 % interval."""
+def held_out_accuracy(job: Job, reward_model: Any, rows: list[Row]) -> dict[str, Any]:
+    """Share of held-out pairs whose chosen answer scores higher, with its 95 % interval, and what is easier to reach:
+    the better of "longer" and "shorter", and the ranking of the base by its own log-probabilities."""
     score, columns = score_with(job, reward_model), job.dataset(rows)[:]
     ended = [True] * len(rows)
     better, worse = (score(columns["prompt"], list(map(_text, columns[k])), ended) for k in ("chosen", "rejected"))
     right = sum(b > w for b, w in zip(better, worse, strict=True))
+    lengths = [(len(said(row["chosen"])), len(said(row["rejected"]))) for row in rows]
+    longer, alike = sum(a > b for a, b in lengths), sum(a == b for a, b in lengths)
     found = rate(right, len(rows))
-    return {"rate": right / len(rows), "n": found.n, "low": found.low, "high": found.high}
+    return {
+        **{"rate": right / len(rows), "n": found.n, "low": found.low, "high": found.high},
+        "by_length": (max(longer, len(rows) - longer - alike) + alike / 2) / len(rows),
+        "by_base": ranking_accuracy(job, rows),
+    }
 
 
-def fit_policy(job: Job, reward_model: Any, rows: list[dict[str, Any]], watch: GoldWatch) -> Any:
-    """Train the policy with RLOO against the reward model."""
+def ranking_accuracy(job: Job, rows: list[Row]) -> float:
+    """Share of pairs whose chosen answer the base finds more probable than the rejected one (arXiv 2405.19534)."""
     from transformers import AutoModelForCausalLM
-    from trl import RLOOConfig, RLOOTrainer
 
-    score, end = score_with(job, reward_model), job.tokenizer.eos_token_id
-
-    def reward_model_score(
-        prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], **_: Any
-    ) -> list[float]:
-        return score(prompts, [_text(c) for c in completions], [end in ids for ids in completion_ids])
-
-    given = {"max_completion_length": job.config.model.max_new_tokens} | job.config.method.args
-    prompts = job.data["prompts"].rows if "prompts" in job.data else rows
-    unique = {str(r["prompt"]): {"prompt": r["prompt"]} for r in prompts if str(r["prompt"]) not in watch.prompts}
-    trainer = RLOOTrainer(
-        model=job.base(AutoModelForCausalLM),
-        reward_funcs=reward_model_score,
-        args=job.args(RLOOConfig, "rloo", given),
-        train_dataset=job.dataset(list(unique.values())),
-        processing_class=job.tokenizer,
-        peft_config=job.lora(),
-        callbacks=[watch],
+    tokenizer, settings = job.tokenizer, job.config.model
+    network = load_weights(
+        AutoModelForCausalLM, str(settings.path), "model.path", ALLOWED, dtype=settings.dtype or "auto"
     )
-    job.train(trainer)
-    return trainer
+    reader = Reader(placed(network, best_device()), tokenizer.pad_token_id)
+    heads, tails = [], []
+    for text in texts(rows, tokenizer, settings.system_prompt):
+        asked = prompt_ids(tokenizer, text.asked)
+        whole: list[int] = tokenizer(text.whole, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+        split = common(asked, whole)
+        heads.append(whole[:split])
+        tails.append(whole[split:])
+    sums = [s for at in batches(len(heads), settings) for s in logprobs(reader, heads[at], tails[at])]
+    return sum(a > b for a, b in zip(sums[::2], sums[1::2], strict=True)) / len(rows)
 
 
 def _text(answer: Any) -> str:

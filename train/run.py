@@ -9,6 +9,8 @@ import os
 import shutil
 import sys
 from dataclasses import asdict, fields, replace
+from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,28 @@ from diagnose.config import DataConfig, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.items.evalset import read_evalset
 from diagnose.models.base import prompt_format_sha
+from diagnose.models.weights import prompt_format_of
 from diagnose.provenance import ROOT, open_run, provenance, write_json
 from diagnose.records import Diagnosis, EvalItem, Recommendation
 from diagnose.report.words import safe, short
 from diagnose.text import override
-from train.config import STAGES, TrainConfig, check_lora, check_settings, measured_config, read_diagnosis
+from train.bootstrap import own_rows, taught
+from train.config import (
+    DISTRIBUTED,
+    STAGES,
+    TrainConfig,
+    check_lora,
+    check_settings,
+    measured_config,
+    read_diagnosis,
+    stages_of,
+)
 from train.data import Rows, read_training
-from train.preflight import Check, current_prompt_format, preflight
+from train.pii import masked_row
+from train.plan import Plan
+from train.preflight import Check, preflight, shown_rows
 from train.records import TrainingRun
+from train.references import refuse_tools, with_references
 
 
 def run(config: TrainConfig) -> None:
@@ -40,23 +56,41 @@ def run(config: TrainConfig) -> None:
     diagnosis = read_diagnosis(config.diagnosis)
     then = measured_config(diagnosis)
     config = replace(config, model=merge_model(then.model, config.model), data=merge_data(then.data, config.data))
+    evalset = read_evalset(then.evalset)
+    if config.method.name == "merge":
+        from train.merge import merge
+
+        merge(config, diagnosis, config.model, evalset)
+        return
     check_settings(config)
     check_lora(config)
-    evalset = read_evalset(then.evalset)
     items = [*evalset.items, *evalset.held_out]  # few-shot examples are eval items too
     advised = _advised(diagnosis, config.method.name)
     slices = config.data.slices or _slices(diagnosis, advised)
-    measured = {item.turns[-1][1] for item in items}
-    data = read_training(config.data, config.method.name, slices, measured)
-    checks = preflight(config, diagnosis, data) if config.preflight != "off" else []
-    _show(config, data, checks, advised)
-    if config.preflight == "only":
+    own, excluded = None, set[str]()
+    if config.data.bootstrap:
+        excluded = taught(evalset.items, config.seed)
+        own = own_rows(str(config.diagnosis), [item for item in items if item.id in excluded])
+    left = [item for item in items if item.id not in excluded]
+    data = read_training(config.data, config.method.name, slices, left, own)
+    if config.pii == "mask":
+        data = {kind: replace(rows, rows=list(map(masked_row, rows.rows))) for kind, rows in data.items()}
+    if set(stages_of(config.method)) & {"rloo", "grpo"}:
+        refuse_tools(data)
+    if config.method.name == "rlvr":
+        graders = {name: item.grader for item in items for name in item.slices}
+        data = {kind: with_references(rows, graders) for kind, rows in data.items()}
+    plan = Plan(config, diagnosis, data, slices, evalset.sha256)
+    checks = preflight(plan) if config.preflight.mode != "off" else []
+    _show(plan, checks, advised)
+    if config.preflight.mode == "only":
         return
     out = Path(config.out or "")
-    record = _record(config, diagnosis, data, checks, advised, slices)
+    record = replace(_record(plan, checks, advised), excluded_items=sorted(excluded))
+    command = _command(config, out)
     with open_run(out, record, redo=False):
         _write_inputs(out, config, data, items)
-        code = run_child(_command(config, out), _environment(config))
+        code = run_child(command, _environment(config))
         why = "no room on the disk" if code == errno.ENOSPC else f"the worker exited with code {code}"
         result = _result(out) or {"status": "failed", "reason": why}
         gates = record.gates | result.pop("method_gates", {})
@@ -104,7 +138,10 @@ def merge_data(diagnosed: DataConfig, given: DataConfig) -> DataConfig:
     Raises:
         BadInput: split, subset or columns are set without a data file.
     """
-    if given.sft or given.preferences or given.prompts:
+    named = [kind for kind in ("sft", "preferences", "prompts") if getattr(given, kind)]
+    if given.bootstrap and named:
+        raise BadInput(f"data.bootstrap: makes rows of the diagnosis's own answers; leave out data.{named[0]}")
+    if named or given.bootstrap:
         return given
     if alone := next((key for key in ("split", "subset", "columns") if getattr(given, key)), None):
         raise BadInput(f"data.{alone}: goes with rows named here too: data.sft=F, data.preferences=F or data.prompts=F")
@@ -121,36 +158,30 @@ def _advised(diagnosis: Diagnosis, method: str) -> list[Recommendation]:
     return [r for r in diagnosis.recommendations if r.train_method == method]
 
 
-def _record(
-    config: TrainConfig,
-    diagnosis: Diagnosis,
-    data: dict[str, Rows],
-    checks: list[Check],
-    advised: list[Recommendation],
-    slices: list[str] | None,
-) -> TrainingRun:
+def _record(plan: Plan, checks: list[Check], advised: list[Recommendation]) -> TrainingRun:
+    config, diagnosis, slices = plan.config, plan.diagnosis, plan.slices
+    method: Any = config.method.name
     lifts = {
-        s: r.lifts[s][config.method.name]
+        s: r.lifts[s][method]
         for r in diagnosis.recommendations
         for s in r.slices
-        if not slices or s in slices
+        if (not slices or s in slices) and method in r.lifts[s]
     }
-    method: Any = config.method.name
     return TrainingRun(
         **provenance(config),
-        identity=_identity(config, data),
+        identity=_identity(config, plan.data),
         diagnosis=str(config.diagnosis),
         decision_id=diagnosis.decision_id,
         base=config.model.path,
-        prompt_format_sha=prompt_format_sha(current_prompt_format(config)),
+        prompt_format_sha=prompt_format_sha(prompt_format_of(config.model, plan.tokenizer, plan.ends)),
         evalset_sha256=diagnosis.evalset["sha256"],
         method=method,
         recommended=bool(advised),
         lora=config.lora,
         args=config.method.args,
-        data={kind: rows.summary() for kind, rows in data.items()},
+        data={kind: rows.summary() for kind, rows in plan.data.items()},
         predicted_lift=lifts,
-        gates={c.name: "passed" if c.ok else "warned" for c in checks},
+        gates={c.name: c.level for c in checks},
         metrics={},
     )
 
@@ -169,21 +200,31 @@ def _identity(config: TrainConfig, data: dict[str, Rows]) -> dict[str, str]:
     }
 
 
-def _show(config: TrainConfig, data: dict[str, Rows], checks: list[Check], advised: list[Recommendation]) -> None:
+READ, TRAINED = 36, 48
+"""Characters of a row that are shown of what is only read, and of what the loss is on."""
+MARKS = {"passed": "[green]ok  [/green]", "warned": "[yellow]warn[/yellow]", "blocked": "[red]stop[/red]"}
+
+
+def _show(plan: Plan, checks: list[Check], advised: list[Recommendation]) -> None:
+    """Each check in a line, and some rows as they are trained on.
+
+    Raises:
+        Blocked: naming the checks that stop the run.
+    """
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
-    console.print(f"[bold]preflight[/bold] {config.method.name}, seed {config.seed}")
+    method = plan.config.method.name
+    console.print(f"[bold]preflight[/bold] {method}, seed {plan.config.seed}")
     for check in checks:
-        mark = "[green]ok  [/green]" if check.ok else "[red]stop[/red]" if check.blocks else "[yellow]warn[/yellow]"
-        console.print(f"  {mark} {check.name:<13} {safe(check.message)}", highlight=False)
+        console.print(f"  {MARKS[check.level]} {check.name:<13} {safe(check.message)}", highlight=False)
+    for where, asked, answer in shown_rows(plan) if checks else ():
+        before, trained = (safe(text).replace("\n", "⏎") for text in (asked[-READ:], answer[:TRAINED]))
+        console.print(f"  row  {safe(Path(where).name)}: [dim]…{before}[/dim]▸{trained}", highlight=False)
     if not advised:
-        console.print(
-            f"  [yellow]note[/yellow] the diagnosis recommends {config.method.name} for no slice; training anyway"
-        )
-    if stopped := [c for c in checks if c.blocks and not c.ok]:
+        console.print(f"  [yellow]note[/yellow] the diagnosis recommends {method} for no slice; training anyway")
+    if stopped := [c for c in checks if c.level == "blocked"]:
+        force = override("preflight.force", [c.name for c in stopped])
         raise Blocked(
-            "preflight: "
-            + "; ".join(f"{c.name}: {c.message}" for c in stopped)
-            + "\n  preflight=off skips these checks"
+            f"preflight: {'; '.join(f'{c.name}: {c.message}' for c in stopped)}\n  {force} trains in spite of it"
         )
 
 
@@ -206,7 +247,15 @@ def _command(config: TrainConfig, out: Path) -> list[str]:
 
     count = str(config.num_processes)
     if torch.cuda.is_available():
-        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", count]
+        preset = str(files("trl.accelerate_configs") / f"{DISTRIBUTED[config.distributed]}.yaml")
+        if config.distributed.startswith("zero") and not find_spec("deepspeed"):
+            raise BadInput(f"distributed={config.distributed}: needs DeepSpeed: pip install deepspeed")
+        # The presets switch to bfloat16, whatever the settings of the run say.
+        launcher = ["-m", "accelerate.commands.launch", "--config_file", preset, "--mixed_precision", "no"]
+        launcher += ["--num_processes", count]
+    elif config.distributed != "ddp":
+        # accelerate 1.15 shards nothing on CPUs, and says nothing: state.py leaves MULTI_CPU as it is.
+        raise BadInput(f"distributed={config.distributed}: needs GPUs; on CPUs it would silently be ddp")
     else:
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count]
     return [sys.executable, *launcher, *worker]
@@ -255,10 +304,10 @@ def _line(metrics: dict[str, Any]) -> str:
         parts.append(f"{metrics['steps']} steps{loss}")
     if held_out := metrics.get("held_out"):
         parts.append(f"accuracy {short(held_out['rate'])} on {held_out['n']} held-out pairs")
-    if looks := metrics.get("gold_watch"):
-        gold = "" if looks[0]["gold"] is None else f", gold {looks[0]['gold']:.2f} → {looks[-1]['gold']:.2f}"
-        parts.append(
-            f"held-out reward {looks[0]['reward']:.2f} → {looks[-1]['reward']:.2f}{gold}, "
-            f"kept step {metrics['kept_step']}"
-        )
+    if looks := metrics.get("curve"):
+        for name in ("score", "reward"):
+            if (before := looks[0][name]) is not None:
+                after = next(look[name] for look in looks if look["step"] == metrics["kept_step"])
+                parts.append(f"held-out {name} {before:.2f} → {after:.2f}")
+        parts.append(f"kept step {metrics['kept_step']}")
     return "; ".join(parts)

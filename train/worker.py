@@ -17,6 +17,7 @@ from diagnose.children import end_with_parent
 from diagnose.errors import NO_ROOM, Blocked, RunFailed
 from diagnose.models.weights import best_device
 from diagnose.provenance import read_record, write_json
+from diagnose.redact import redacted_text
 from diagnose.report.wandb import start_run
 from diagnose.text import first_line
 from train.records import TrainingRun
@@ -55,6 +56,8 @@ def main(out: Path) -> int:
                 from train.dpo import fit_after_sft as fit
             case "rlhf":
                 from train.rlhf import fit
+            case "rlvr":
+                from train.rlvr import fit
         metrics, reason, code = fit(job), None, 0
     except Blocked as block:
         metrics, reason, code = {}, str(block), 3
@@ -102,10 +105,13 @@ if __name__ == "__main__":
     try:
         sys.exit(main(out))
     except Exception as failure:
-        if not (reason := without_room(failure)):
-            raise
+        full = without_room(failure)
+        reason = full or redacted_text(f"{type(failure).__name__}: {first_line(failure)}")
         if FIRST_RANK:
             with suppress(RunFailed):
                 write_json(out / "result.json", {"status": "failed", "reason": reason})
+        if not full:
+            raise
+        if FIRST_RANK:
             print(reason, file=sys.stderr)
         sys.exit(errno.ENOSPC)

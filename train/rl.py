@@ -1,0 +1,100 @@
+"""Reinforcement learning of a policy, with RLOO or GRPO, from whatever function rewards its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+from statistics import fmean, stdev
+from typing import Any
+
+from diagnose.errors import Blocked
+from train.job import Job
+from train.references import graded
+from train.rows import Row, asking, key
+from train.watch import Watch, answers, from_first
+
+Reward = Callable[..., list[float | None]]
+"""TRL's reward function: prompts, completions and completion_ids as keywords → a reward for each completion."""
+SAMPLED = 24
+"""Held-out prompts that are sampled from before the first step (hand-set)."""
+
+
+def fit_policy(
+    job: Job, rewards: Sequence[Reward], rows: list[Row], watch: Watch, values: Callable[..., list[float]]
+) -> dict[str, Any]:
+    """Train the policy on the prompts of rows and save the adapter that scored best; returns its metrics.
+
+    Args:
+        rewards: what is optimised: their sum, weighted by TRL's `reward_weights`.
+        watch: its rows are held out.
+        values: prompts, texts, ended → the reward of each, to sample from the base before the first step.
+
+    Raises:
+        Blocked: no prompt has two answers of different reward, or no step beats the base on the held-out rows.
+    """
+    import trl
+    from transformers import AutoModelForCausalLM
+
+    name = job.config.method.algorithm
+    trainer_class, config_class = {
+        "rloo": (trl.RLOOTrainer, trl.RLOOConfig),
+        "grpo": (trl.GRPOTrainer, trl.GRPOConfig),
+    }[name]
+    given = {"max_completion_length": job.config.model.max_new_tokens} | job.config.method.args
+    unique = {key(row): asking(row) for row in rows if key(row) not in watch.prompts}
+    trainer = trainer_class(
+        model=job.base(AutoModelForCausalLM),
+        reward_funcs=list(rewards),
+        args=job.args(config_class, name, given),
+        train_dataset=job.dataset(list(unique.values())),
+        processing_class=job.tokenizer,
+        peft_config=job.lora(),
+        callbacks=[watch] if watch.useful else [],
+    )
+    sampled = sample(job, trainer, watch, values)
+    metrics = job.train(trainer) | {"sampled": sampled}
+    if watch.useful:
+        watch.restore_best(trainer.model)
+        job.gates["held-out rows"] = watch.story()
+        metrics |= watch.summary()
+        if watch.fruitless:
+            raise Blocked(f"no step beat the base on the held-out rows: {watch.story()}")
+    job.save(trainer)
+    return metrics
+
+
+def sample(job: Job, trainer: Any, watch: Watch, values: Callable[..., list[float]]) -> dict[str, Any]:
+    """What there is to gain: answers of the base to held-out prompts, their rewards, and the score of the best one.
+
+    Raises:
+        Blocked: no prompt has two answers of different reward, so that nothing can be learned from comparing them.
+    """
+    rows, n = watch.rows[:SAMPLED], trainer.args.num_generations
+    if not rows:
+        return {}
+    network = getattr(trainer.model, "module", trainer.model)
+    was_training = network.training
+    network.eval()
+    texts, ended = from_first(answers(job, network, rows, copies=n, temperature=trainer.args.temperature))
+    network.train(was_training)
+    asked = job.dataset(list(map(asking, rows)))["prompt"][:]
+    found = from_first(values([prompt for prompt in asked for _ in range(n)], texts, ended))
+    groups = [range(start, start + n) for start in range(0, len(found), n)]
+    differ = sum(len({found[i] for i in group}) > 1 for group in groups)
+    out: dict[str, Any] = {"prompts": len(rows), "samples": n, "rewards_differ": differ}
+    job.gates["rewards differ"] = f"within {differ} of {len(rows)} prompts, {n} samples each"
+    if not differ:
+        raise Blocked(f"reward: the same for all {n} samples of each of {len(rows)} prompts; there is nothing to learn")
+    gains = [
+        graded(item, texts[max(group, key=lambda i: found[i])]) - fmean(graded(item, texts[i]) for i in group)
+        for group, item in zip(groups, watch.items, strict=False)
+        if item is not None
+    ]
+    if len(gains) > 1:
+        gain, half = fmean(gains), 1.96 * stdev(gains) / sqrt(len(gains))
+        out["best_of_n"] = {"gain": gain, "low": gain - half, "high": gain + half, "n": len(gains)}
+        job.gates["best of n"] = (
+            f"the answer of highest reward scores {gain:+.2f} [{gain - half:+.2f}, {gain + half:+.2f}] more than the "
+            f"average of {n}, on {len(gains)} prompts"
+        )
+    return out
