@@ -43,7 +43,10 @@ def compare_run(
     Args:
         record: the run's run.json.
         guard: slices that must not change.
+
+    Items that the run was trained on, or that share their source, are not compared.
     """
+    base, tuned = base.without(record.excluded_items), tuned.without(record.excluded_items)
     slices = sorted({s for i in base.items.values() for s in i.slices})
     named = {s for rows in record.data.values() for s in rows["rows"] if s}
     targets = (named & set(slices) or set(slices)) - set(guard)
@@ -144,7 +147,8 @@ def _sums(diff: np.ndarray, clusters: list[str]) -> np.ndarray:
     return np.array(list(by.values()))
 
 
-def _clusters(items: list[EvalItem]) -> list[str] | None:
+def clusters_of(items: list[EvalItem]) -> list[str] | None:
+    """The cluster of each item; None where no item has one."""
     return [i.cluster or i.id for i in items] if any(i.cluster for i in items) else None
 
 
@@ -165,7 +169,7 @@ def _slice(
 ) -> SliceDelta:
     members = [i for i in base.items.values() if name in i.slices]
     items, success = pairs(base, tuned, members)
-    n, clusters = len(items), _clusters(items)
+    n, clusters = len(items), clusters_of(items)
     diff = success[:, 1] - success[:, 0]
     low, high = paired_interval(success, 0.95, clusters) if n else (None, None)
     fixed = [i.id for i, d in zip(items, diff, strict=True) if d > 0]
@@ -229,7 +233,7 @@ def _pooled_guard(base: Measurement, tuned: Measurement, guard: list[str], margi
     items, success = pairs(base, tuned, members)
     if not items:
         return {"slices": guard, "n": 0, "delta": None, "low": None, "high": None, "equivalent": None}
-    low, high = paired_interval(success, 0.90, _clusters(items))
+    low, high = paired_interval(success, 0.90, clusters_of(items))
     delta = float((success[:, 1] - success[:, 0]).mean())
     same = -margin < low and high < margin
     return {"slices": guard, "n": len(items), "delta": delta, "low": low, "high": high, "equivalent": bool(same)}

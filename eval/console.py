@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +25,9 @@ def show_comparison(comparison: Comparison, report: str) -> None:
         console.print(f"[{colour}]{result.verdict}[/{colour}]  {safe(result.reason)}", highlight=False)
         if any(d.verdict == "tie" and d.low is not None and d.low * (d.high or 0.0) > 0 for d in result.slices):
             console.print("[dim]intervals are per slice; better/worse also needs p < .05 after Holm[/dim]")
+        console.print()
+    if comparison.retention:
+        console.print(_retention_table(comparison.retention))
         console.print()
     for path, why in comparison.skipped.items():
         console.print(f"[dim]skipped {safe(path)}: {safe(why)}[/dim]", highlight=False)
@@ -59,6 +63,26 @@ def _run_table(result: RunResult, arms: list[str]) -> Table:
             f"[{colour}]{d.verdict}[/{colour}]",
         )  # fmt: skip
     return table
+
+
+ROUTES = {"kept": "[green]kept[/green]", "lost": "[red]lost: route or train jointly[/red]", "unsure": "unsure"}
+
+
+def _retention_table(rows: list[dict[str, Any]]) -> Table:
+    """What merges keep; `own` is what sending each slice to its own run gives."""
+    table = Table(title="merged", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for name in ("merge", "slice", "n", "base", "own", "merged", "retention 95 %", ""):
+        table.add_column(name, justify="right" if name in ("n", "base", "own", "merged") else "left")
+    for r in rows:
+        rates = (_rate(r[key]) for key in ("before", "own", "merged"))
+        kept = retained_text(r["retention"]).replace("[", "\\[")
+        table.add_row(safe(Path(r["merge"]).name), safe(r["slice"]), str(r["n"]), *rates, kept, ROUTES[r["verdict"]])
+    return table
+
+
+def retained_text(ratio: dict[str, float]) -> str:
+    """`.97 [.90, 1.00]`."""
+    return f"{short(ratio['ratio'])} [{short(ratio['low'])}, {short(ratio['high'])}]"
 
 
 def delta_text(d: SliceDelta) -> str:

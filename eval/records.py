@@ -52,7 +52,7 @@ class RunResult:
     """One run over all slices."""
 
     run: str
-    method: TrainMethod
+    method: TrainMethod | Literal["merge"]
     seed: int
     slices: list[SliceDelta]
     guard: dict[str, Any]
@@ -78,6 +78,8 @@ class Comparison:
     """Regret of the recommended method on these slices."""
     by_target: list[dict[str, Any]]
     """The same for every set of target slices."""
+    retention: list[dict[str, Any]]
+    """Of every merge: what it keeps of each of its runs that is compared here."""
     provenance: dict[str, Any]
     schema_version: int = SCHEMA_VERSION
 

@@ -25,6 +25,7 @@ from eval.console import show_comparison
 from eval.measure import Measurement, measure
 from eval.records import Comparison, RunResult
 from eval.report import render_report
+from eval.retention import retention
 from eval.tracking import log_comparison
 from train.config import measured_config, read_diagnosis
 from train.records import TrainingRun
@@ -71,7 +72,8 @@ def run(config: EvalConfig) -> Comparison:
                 tuned, evalset, then.probes, config, judges, ruler, out / f"{path.name}_{_weights(path)}"
             )
         results = [compare_run(r, str(p), base, measured[str(p)], config.gate, guard, config.arms) for p, r in runs]
-        by_target = _by_target(results, measured, diagnosis)
+        kept = {str(p): measured[str(p)].without(r.excluded_items) for p, r in runs}
+        by_target = _by_target(results, kept, diagnosis)
         comparison = Comparison(
             decision_id=diagnosis.decision_id,
             diagnosis=str(config.diagnosis),
@@ -82,6 +84,7 @@ def run(config: EvalConfig) -> Comparison:
             best=by_target[0]["best"],
             regret=by_target[0]["regret"],
             by_target=by_target,
+            retention=retention(runs, base, measured),
             provenance=origin(record),
         )
         write_whole(out / "comparison.json", comparison.to_json())

@@ -77,7 +77,7 @@ def test_a_tie_beside_an_interval_without_zero_is_explained(
     show_comparison(
         Comparison(
             decision_id="", diagnosis="", base={}, arms=[], runs=[run], skipped={}, best=None, regret=None,
-            by_target=[], provenance={},
+            by_target=[], retention=[], provenance={},
         ),
         "report.html",
     )  # fmt: skip
