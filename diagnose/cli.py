@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from diagnose.children import end_with_parent
@@ -18,6 +20,7 @@ from diagnose.text import first_line, printable
 
 UNWRITABLE = (*NO_ROOM, errno.EROFS, errno.EACCES, errno.EPERM)
 """Of an OSError: no room, or not allowed to write."""
+STAMP, STAMPED = "%Y-%m-%d_%H-%M-%S", re.compile(r"\d{4}(-\d\d){2}_\d\d(-\d\d){2}")
 NOTHING_LOST = "nothing before it is lost: the same command with the same out=DIR resumes from here"
 
 
@@ -94,7 +97,9 @@ def load(cfg: Any, schema: type[T], verb: str) -> T:
     if config.out is not None and sweep:
         raise BadInput("out: one directory cannot hold the jobs of a sweep (-m); leave it out, or run one job")
     if config.out is None:
-        stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        stamp = datetime.now().strftime(STAMP)
+        if sweep:  # a scheduler that starts a job again must find its directory again
+            stamp = Path(hydra.sweep.dir).name if STAMPED.fullmatch(Path(hydra.sweep.dir).name) else stamp
         method = getattr(getattr(config, "method", None), "name", None)
         name = f"{stamp}_{method}_{config.seed}_{hydra.job.num}" if sweep else stamp
         config.out = f"outputs/{verb}/{name}"
