@@ -47,9 +47,10 @@ WORKS = {
         *("method.first.max_steps=20", "method.first.save_steps=5"),
     ),
     "rlhf": (
-        *(*TRAIN, "method=rlhf", "data.slices=[craft_tone]", "method.args.max_steps=20", "method.gate.every=5"),
+        *(*TRAIN, "method=rlhf", "data.slices=[craft_tone]", "method.args.max_steps=20", "watch.every=5"),
         *("method.first.max_steps=60", "method.first.save_steps=20"),
     ),
+    "rlvr": (*TRAIN, "method=rlvr", "data.slices=[home_latent]", "method.args.max_steps=20", "watch.every=5"),
     "eval": ("eval.py", "diagnosis={base}", "runs={base}_sft"),
 }
 """Every stage saves a few times, so that a kill falls before, between and behind checkpoints."""
