@@ -85,6 +85,20 @@ def redirecting(peer: socket.socket) -> None:
         peer.sendall(b" " * 2**20)
 
 
+def sent_on(place: bytes) -> Send:
+    def send(peer: socket.socket) -> None:
+        peer.sendall(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: " + place + b"\r\nContent-Length: 0\r\n\r\n")
+
+    return send
+
+
+@pytest.mark.parametrize("place", [b"http://localhost:9/v1", b"//elsewhere.example/v1", b"https://elsewhere.example"])
+def test_prompts_do_not_follow_a_server_to_another_host(place: bytes) -> None:
+    with serving(sent_on(place)) as url, pytest.raises(BadInput) as error:
+        asked(url)
+    assert "the server sends requests on to http" in str(error.value) and "prompts would leave" in str(error.value)
+
+
 def asked(url: str) -> None:
     ServedModel(ModelConfig(kind="openai", base_url=url, name="m", timeout_seconds=3, retries=0)).reach()
 

@@ -173,3 +173,33 @@ def test_regex(
     )
     found = grade(item, text)
     assert (found.strict, found.lenient) == (strict, lenient)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"prompt": "p", "target": NaN}', "NaN is no JSON number"),
+        ('{"prompt": "p", "target": "t", "more": {"value": -Infinity}}', "-Infinity is no JSON number"),
+        ('{"prompt": "p", "target": ["t", Infinity]}', "Infinity is no JSON number"),
+        ('{"prompt": "p", "target": "a", "target": "b"}', "the key 'target' stands twice in one object"),
+        ('{"prompt": "p", "target": "t", "grader": {"kind": "json", "kind": "exact"}}', "the key 'kind' stands twice"),
+        ('[{"prompt": "p", "target": "a", "prompt": "q"}]', "the key 'prompt' stands twice"),
+    ],
+)
+def test_json_that_python_reads_in_its_own_way_is_refused(tmp_path: Path, line: str, says: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(line if line.startswith("[") else '{"prompt": "fine", "target": "t"}\n' + line)
+    with pytest.raises(BadInput) as error:
+        read(path)
+    assert f"{path}:{1 if line.startswith('[') else 2}: " in str(error.value) and says in str(error.value)
+
+
+def test_whole_numbers_of_a_column_with_gaps_are_whole(tmp_path: Path) -> None:
+    """Parquet has no integers that are absent; pandas writes floats."""
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    path = tmp_path / "rows.parquet"
+    table = {"id": [1.0, 2.0, 3.5], "prompt": ["a", "b", "c"], "target": [7.0, 0.0, 2.5], "context": [None, "x", None]}
+    write_table(pyarrow.table(table), path)
+    assert [(i.id, i.targets) for i in read(path)] == [("1", ("7",)), ("2", ("0",)), ("3.5", ("2.5",))]

@@ -139,9 +139,14 @@ def _parquet(path: Path) -> Iterator[tuple[Row, str]]:
         for batch in ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
                 number += 1
-                yield row, f"{path}: row {number}"
+                yield {name: _whole_number(value) for name, value in row.items()}, f"{path}: row {number}"
     except (pyarrow.ArrowException, OSError) as error:  # the file's content can raise either
         raise BadInput(f"{path}: not Parquet: {first_line(error)}") from None
+
+
+def _whole_number(value: Any) -> Any:
+    """A column of whole numbers with gaps is stored as floats: 7.0 was 7."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _dataset(path: Path, split: str | None, subset: str | None, group: str) -> Iterator[tuple[Row, str]]:
@@ -212,7 +217,7 @@ def _decoded(raw: bytes, where: str, number: int) -> str:
 def _loads(text: str, path: Path, number: int, expected: str) -> Any:
     where = f"{path}:{number}"
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_number(where), object_pairs_hook=_no_key_twice(where))
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -225,6 +230,27 @@ def _loads(text: str, path: Path, number: int, expected: str) -> Any:
         raise BadInput(f"{where}: JSON is nested too deeply; {expected}") from None
     except ValueError:
         raise BadInput(f"{where}: a number with too many digits; write it as text") from None
+
+
+def _no_number(where: str) -> Callable[[str], Any]:
+    def refuse(name: str) -> Any:
+        raise BadInput(f"{where}: {name} is no JSON number; leave the field out, or write it as text")
+
+    return refuse
+
+
+def _no_key_twice(where: str) -> Callable[[list[tuple[str, Any]]], Row]:
+    """Python's reader would keep the last of several values, silently."""
+
+    def whole(pairs: list[tuple[str, Any]]) -> Row:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise BadInput(f"{where}: the key {twice!r} stands twice in one object; expected it once")
+        return found
+
+    return whole
 
 
 def _object(row: Any, where: str, expected: str) -> Row:

@@ -38,7 +38,15 @@ class BoundedClient(DefaultAsyncHttpxClient):
 
 
 async def _limit(answer: httpx2.Response) -> None:
-    """Called before any body is read, that of a redirection too."""
+    """Called before any body is read, that of a redirection too, and before that is followed."""
+    if answer.has_redirect_location:
+        asked = answer.request.url
+        there = asked.join(answer.headers["location"])
+        if there.host != asked.host or (asked.scheme == "https" and there.scheme != "https"):
+            raise httpx2.TooManyRedirects(
+                f"the server sends requests on to {there.scheme}://{there.host}; prompts would leave with them",
+                request=answer.request,
+            )
     answer.stream = _Limited(answer.stream, answer.request)
 
 
