@@ -52,6 +52,8 @@ class ScriptedServer:
         self.key: str | None = None
         self.seconds = 0.0
         self.names_limit = "max_tokens"
+        self.refuses: dict[str, Any] = {}
+        """Setting → the only value that it takes; None: no value."""
         self.asked: list[dict[str, Any]] = []
         self.statuses: list[int] = []
         self.peak = 0
@@ -110,6 +112,8 @@ class ScriptedServer:
         chat = path.endswith("/chat/completions")
         if chat and self.names_limit not in body:
             return 400, _error(f"Unsupported parameter: use '{self.names_limit}' instead")
+        if refused := self._refused(body):
+            return 400, _error(f"Unsupported value: '{refused}' does not support {body[refused]!r} with this model.")
         sent = "\n".join(m["content"] for m in body["messages"]) if chat else body["prompt"]
         if self.window is not None and len(sent) > self.window:
             return 400, _error(f"This model's maximum context length is {self.window} tokens")
@@ -119,6 +123,9 @@ class ScriptedServer:
         if "json" in self._wanted(body) and self.schemas == "refused":
             return 400, _error("response_format is not supported")
         return 200, self._answer(body, chat, n if self.choices == "several" else 1)
+
+    def _refused(self, body: dict[str, Any]) -> str | None:
+        return next((name for name, only in self.refuses.items() if name in body and body[name] != only), None)
 
     def _fail(self, how: str) -> tuple[int, Any]:
         match how:
@@ -159,7 +166,7 @@ class ScriptedServer:
         for index in range(n):
             prompt = Prompt(tuple((m["role"], m["content"]) for m in body["messages"])) if chat else None
             prompt = prompt or _turns(body["prompt"])
-            temperature = body["temperature"]
+            temperature = body.get("temperature", 1.0)
             rng = random.Random(f"{prompt.sha}|{body.get('seed') if temperature else None}|{index}")
             text = self._text(body, prompt, rng)
             if not chat:
@@ -187,10 +194,12 @@ class ScriptedServer:
         if wanted is not None and self.schemas == "honoured":
             return json.dumps(self._fitting(wanted, prompt))
         question = prompt.turns[-1][1].split("\n\n")[-1]
-        warm = self.samples and body["temperature"] > 0
+        warm = self.samples and body.get("temperature", 1.0) > 0
         if question not in self.model.rows:
             return f"Hello! I am number {rng.random() if warm else 0}."
-        return self.model._say(prompt, rng if warm else random.Random(prompt.sha), body["temperature"] if warm else 0.0)
+        return self.model._say(
+            prompt, rng if warm else random.Random(prompt.sha), body.get("temperature", 1.0) if warm else 0.0
+        )
 
     def _fitting(self, schema: dict[str, Any], prompt: Prompt) -> Any:
         if schema["type"] == "object":

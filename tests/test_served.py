@@ -253,6 +253,31 @@ def test_a_server_that_renamed_max_tokens(served: ScriptedServer, diagnose: Any)
     assert found(diagnose(served))["misshaped"] == ("format", None)
 
 
+@pytest.mark.parametrize("refused", [{"seed": None}, {"temperature": 1.0}, {"seed": None, "temperature": 1.0}])
+def test_settings_that_a_server_does_not_take_are_left_out_and_said_once(
+    served: ScriptedServer, diagnose: Any, refused: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    served.refuses = refused
+    diagnosis = diagnose(served, enabled=["plain", "samples"])
+    assert {v.slice: sum(v.unread.values()) for v in diagnosis.slices} == {v.slice: 0 for v in diagnosis.slices}
+    said = capsys.readouterr().err
+    for name in refused:
+        assert said.count(f"does not take '{name}': ") == 1
+    lost = [status for status in served.statuses if status == 400]
+    assert len(lost) <= 8 * len(refused) + 8, "found out once, or by the requests that were under way"
+
+
+def test_stop_strings_that_a_server_does_not_take_are_applied_here(served: ScriptedServer) -> None:
+    from diagnose.models.served import ServedModel
+
+    served.refuses = {"stop": None}
+    settings = ModelConfig(kind="openai", base_url=served.url, name="base", stop=["number"], max_new_tokens=64)
+    model = ServedModel(settings)
+    (found,) = model.generate([Prompt((("user", "Name it."),))], ["k"])[0]
+    plain = ServedModel(replace(settings, stop=None)).generate([Prompt((("user", "Name it."),))], ["k"])[0][0]
+    assert found.text == plain.text.partition("number")[0] != plain.text and found.finish == "stop"
+
+
 def test_a_prompt_that_does_not_fit_is_unscored(
     served: ScriptedServer, diagnose: Any, few: Rows, tmp_path: Path
 ) -> None:

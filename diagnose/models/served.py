@@ -35,6 +35,12 @@ SAMPLE_CONSTRAINT: Constraint = {
 }
 HELLO = Prompt((("user", "Hello."),))
 """What a server is tested with: the first item might be too long for it."""
+SPARED = {
+    "seed": "samples will be others each time",
+    "stop": "answers are cut at the stop strings here, after they have been paid for",
+    "temperature": "first answers are samples at the server's own temperature, and will be others each time",
+}
+"""Setting that a request can do without → what that means."""
 TOO_LONG = (
     "context length",
     "context_length",
@@ -94,6 +100,7 @@ class ServedModel:
         self._several = True
         self._limit = "max_tokens"
         self._told = False
+        self._without: set[str] = set()
 
     @property
     def prompt_format(self) -> dict[str, Any]:
@@ -224,7 +231,7 @@ class ServedModel:
         if constraint is not None:
             request |= self._forced(constraint)
         create = self.client.chat.completions.create if self.chat else self.client.completions.create
-        answer = self._request(create, request)
+        answer = self._request(create, {k: v for k, v in request.items() if not self._dropped(k, v)})
         try:
             return [self._read(choice, constraint) for choice in answer.choices]
         except (AttributeError, TypeError):
@@ -237,6 +244,8 @@ class ServedModel:
             return Completion("", 0, "cut_off" if choice.finish_reason == "length" else "refused")
         if constraint is not None and "choices" in constraint:
             text = _unquoted(text)
+        if "stop" in self._without and (cuts := [text.index(stop) for stop in self._stop() if stop in text]):
+            return Completion(text[: min(cuts)].encode("utf-8", "replace").decode(), 0, "stop")
         # An unpaired surrogate is valid JSON, but cannot be written to a file.
         text = text.encode("utf-8", "replace").decode()
         return Completion(text, 0, "length" if choice.finish_reason == "length" else "stop")
@@ -279,6 +288,8 @@ class ServedModel:
                 self._limit = "max_completion_tokens"
                 request[self._limit] = request.pop("max_tokens")
                 return self._request(create, request)
+            if setting := self._refuses(error, request):
+                return self._request(create, {k: v for k, v in request.items() if k != setting})
             too_long = any(words in str(error).lower() for words in TOO_LONG)
             raise _Refused("too_long" if too_long else "server", self._complaint(error)) from None
         except (openai.OpenAIError, ValueError, RecursionError) as error:  # the last two: of its JSON
@@ -286,6 +297,21 @@ class ServedModel:
         if not getattr(answer, "choices", None):
             raise RunFailed(self._complaint(_unlike(answer)))
         return answer
+
+    def _refuses(self, error: Exception, request: dict[str, Any]) -> str | None:
+        """The setting that a server does not take, and that can honestly be left out; said once, asked once."""
+        for name, means in SPARED.items():
+            named = name in request and (name != "temperature" or request[name] == 0)
+            if named and getattr(error, "param", None) in (None, name) and f"'{name}'" in str(error):
+                if name not in self._without:
+                    self._without.add(name)
+                    print(f"{self.device}: does not take {name!r}: {means}", file=sys.stderr)
+                return name
+        return None
+
+    def _dropped(self, name: str, value: Any) -> bool:
+        """Only the temperature of first answers is left out; of samples it is the usual one."""
+        return name in self._without and not (name == "temperature" and value)
 
     def _complaint(self, error: Exception) -> str:
         import openai
