@@ -16,6 +16,8 @@ from scripted_server import BASE, ScriptedServer
 
 from diagnose.config import DiagnoseConfig, EvalSetConfig, ModelConfig, RuleConfig, WandbConfig
 from diagnose.errors import BadInput
+from diagnose.items.evalset import read_evalset
+from diagnose.models.recorded import RecordedModel
 from diagnose.records import Diagnosis, Prompt
 from diagnose.run import run
 
@@ -164,6 +166,58 @@ def test_an_item_in_two_logs_is_refused(diagnose: Any, tmp_path: Path, rows: Row
         file.rename(tmp_path / "logs" / file.name)
     with pytest.raises(BadInput, match=r"is answered in samples_one\.jsonl, samples_two\.jsonl; choose one"):
         diagnose(tmp_path / "logs")
+
+
+def recorded(tmp_path: Path, logged: Rows, asked: Rows) -> list[str]:
+    """What each item is given as its answer."""
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
+    (tmp_path / "set.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    items = read_evalset(EvalSetConfig(path=str(tmp_path / "set.jsonl"))).items
+    model = RecordedModel(ModelConfig(kind="recorded", path=str(tmp_path / "log.jsonl")))
+    model.check(items)
+    return [model.generate([Prompt(i.turns)], [f"0|plain|{i.id}"])[0][0].text for i in items]
+
+
+def logged_at(key: str, text: str, prompt: str = "Answer now.") -> dict[str, Any]:
+    return {"probe": "plain", "item": key, "draw": 0, "text": text, "prompt": prompt}
+
+
+def told(key: str, context: str) -> dict[str, Any]:
+    """Every conversation ends with the same turn."""
+    turns = [{"role": "user", "content": context}, {"role": "assistant", "content": "Yes?"}]
+    return {"id": key, "messages": [*turns, {"role": "user", "content": "Answer now."}], "target": "t"}
+
+
+def test_a_record_serves_one_item(tmp_path: Path) -> None:
+    """By its id where the same turn ends every conversation; else nobody knows whose it is."""
+    asked = [told("a", "one"), told("b", "two")]
+    assert recorded(tmp_path, [logged_at("b", "second"), logged_at("a", "first")], asked) == ["first", "second"]
+    with pytest.raises(
+        BadInput, match=r"2 of its records fit .*set\.jsonl:1 \(a\), among them 'x', 'y'; give the items"
+    ):
+        recorded(tmp_path, [logged_at("x", "first"), logged_at("y", "second")], asked)
+    with pytest.raises(BadInput, match=r"its record 'x' fits both .*set\.jsonl:1 \(a\) and .*set\.jsonl:2 \(b\)"):
+        recorded(tmp_path, [logged_at("x", "only")], asked)
+    # The whole conversation says more than its last turn.
+    whole = Prompt(tuple((m["role"], m["content"]) for m in asked[1]["messages"])).sha
+    assert recorded(tmp_path, [logged_at("x", "second", whole)], [asked[1]]) == ["second"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [
+        ("stop", "stop"),
+        ("max_tokens", "length"),
+        ("limit", "length"),
+        ("content_filter", "refused"),
+        ("error", "server"),
+    ],
+)
+def test_how_an_answer_ended_is_read(tmp_path: Path, reason: str, finish: str) -> None:
+    (tmp_path / "log.jsonl").write_text(json.dumps({"id": "a", "text": "t", "stop_reason": reason}))
+    model = RecordedModel(ModelConfig(kind="recorded", path=str(tmp_path / "log.jsonl")))
+    (texts,) = model._texts.values()
+    assert texts[0].finish == finish
 
 
 # ---------------------------------------------------------------- Inspect

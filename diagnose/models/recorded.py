@@ -24,8 +24,15 @@ from diagnose.records import EvalItem, Finish, Prompt
 
 TEXT_KEYS = ("text", "response", "output", "completion", "answer")
 FINISH_KEYS = ("finish_reason", "stop_reason", "finish")
-AT_THE_LIMIT = ("length", "max_tokens", "model_length")
-"""What servers, Inspect and our own answers call an answer that ended at the limit of its length."""
+ENDED: tuple[tuple[tuple[str, ...], Finish], ...] = (
+    (("length", "max_tokens", "model_length", "limit"), "length"),
+    (("content_filter", "refusal", "refused", "safety"), "refused"),
+    (("error", "server", "timeout"), "server"),
+    (("cut_off",), "cut_off"),
+    (("too_long",), "too_long"),
+)
+"""What servers, Inspect and our own answers call an end that is none → how it is read."""
+ONE_EACH = "give the items the ids that the log has, so that each gets an answer of its own"
 IN_A_DIRECTORY = ("answers.jsonl", "samples_*.jsonl", "*.jsonl", "*.eval", "*.json")
 """Which files of a directory are logs: those matching the first pattern that matches any."""
 SAMPLE = re.compile(r"samples/.*_epoch_\d+(\.json|/sample\.json)", re.DOTALL)
@@ -97,12 +104,18 @@ class RecordedModel:
         """Match the log to the items by prompt (the id only breaks ties), else by id.
 
         Raises:
-            BadInput: the log answers no item of the eval set, or several files answer the same item.
+            BadInput: the log answers no item of the eval set, several records or files answer the same item, or one
+                record would answer two.
         """
+        served: dict[Key, EvalItem] = {}
         for item in items:
-            if found := self._find(item):
-                texts = self._texts[min(found)]
-                self._by_item[item.id] = [texts[draw] for draw in sorted(texts)]
+            if (key := self._find(item)) is None:
+                continue
+            if (other := served.setdefault(key, item)) is not item:
+                both = f"both {other.where} ({other.id}) and {item.where} ({item.id})"
+                raise BadInput(f"model.path={self.path}: its record {key[1]!r} fits {both}; {ONE_EACH}")
+            texts = self._texts[key]
+            self._by_item[item.id] = [texts[draw] for draw in sorted(texts)]
         if not self._by_item:
             theirs, ours = [name for _, name in list(self._texts)[:3]], [i.id for i in items[:3]]
             raise BadInput(
@@ -143,16 +156,21 @@ class RecordedModel:
         """Never called: `lacks` names the probes that score."""
         raise NotImplementedError("recorded answers have no log-probabilities")
 
-    def _find(self, item: EvalItem) -> set[Key]:
-        asked = Prompt(item.turns).sha, item.turns[-1][1]
-        by_prompt = set().union(*(self._prompts.get(prompt, ()) for prompt in asked))
-        by_id = {key for key in self._ids.get(item.id, ())}
-        same = {key for key in by_prompt if key[1] == item.id}
-        found = same or by_prompt or by_id
+    def _find(self, item: EvalItem) -> Key | None:
+        """The record of an item: by prompt and id, by the whole conversation, by its last turn, by the id alone."""
+        whole, last = (self._prompts.get(asked, set()) for asked in (Prompt(item.turns).sha, item.turns[-1][1]))
+        same = {key for key in whole | last if key[1] == item.id}
+        found = same or whole or last or self._ids.get(item.id, set())
         if len(files := sorted({number for number, _ in found})) > 1:
             names = ", ".join(self._files[number].name for number in files)
             raise BadInput(f"model.path={self.path}: {item.id} is answered in {names}; choose one with model.path=FILE")
-        return found
+        if len(found) > 1:
+            ids = ", ".join(repr(name) for _, name in sorted(found)[:3])
+            raise BadInput(
+                f"model.path={self.path}: {len(found)} of its records fit {item.where} ({item.id}), among them {ids}; "
+                f"{ONE_EACH}"
+            )
+        return next(iter(found), None)
 
 
 def _logs(path: Path) -> list[Path]:
@@ -239,7 +257,8 @@ def _inspect(sample: Any, path: Path) -> list[Logged]:
 
 
 def _finish(row: dict[str, Any]) -> Finish:
-    return "length" if any(row.get(key) in AT_THE_LIMIT for key in FINISH_KEYS) else "stop"
+    reasons = {row.get(key) for key in FINISH_KEYS if isinstance(row.get(key), str)}
+    return next((found for names, found in ENDED if reasons & set(names)), "stop")
 
 
 def _text(content: Any) -> str:
