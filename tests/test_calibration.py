@@ -360,6 +360,7 @@ def test_what_no_kind_explains_gets_no_verdict(diagnose_scripted: Any) -> None:
     found = diagnose_scripted(planted_rows({"locked": ["latent"] * 40}), model=Locked).slices[0]
     assert kind_of(found) == ("insufficient", None) and "misfit" in found.missing
     assert not found.needs_items, "more of the same would not help"
+    assert not found.p_classes and found.p_verdict == 0, "a probability that supposes one of the kinds says nothing"
 
 
 def test_a_list_that_names_the_answer_tells_nothing_of_what_was_read() -> None:

@@ -112,6 +112,13 @@ def test_how_columns_were_read_is_told(tmp_path: Path) -> None:
     assert not read_sft(tmp_path, {"prompt": "x", "completion": "y"}).mappings
 
 
+def test_columns_that_others_are_made_of_are_read(tmp_path: Path) -> None:
+    path = rows_file(tmp_path, [{"question": "x", "intent": "y", "slots": []}])
+    columns = {"prompt": "question", "completion": "{{ intent }}"}
+    read = read_training(DataConfig(sft=path, columns=columns), "sft", None, ())["sft"]
+    assert dict(read.ignored) == {"slots": 1}
+
+
 def test_marked_completions_become_pairs_of_the_same_prompt_and_sft_takes_the_right_ones(tmp_path: Path) -> None:
     marked = [("p", "a", True), ("p", "b", False), ("p", "c", False), ("q", "d", True), ("r", "e", "false")]
     rows = [{"prompt": p, "completion": c, "label": mark} for p, c, mark in marked]

@@ -38,6 +38,7 @@ METHODS = {
 }
 """Method → its stages; `method.args` belongs to the last, `method.first` to the one before. `rl`: the algorithm."""
 ALGORITHMS = ("rloo", "grpo")
+"""Of reinforcement learning; as stages they take prompts only."""
 DISTRIBUTED = {"ddp": "multi_gpu", "fsdp2": "fsdp2", "zero2": "zero2", "zero3": "zero3"}
 """Setting → TRL's preset for accelerate."""
 PII = ("count", "refuse", "mask", "off")

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from diagnose.config import DataConfig
 from diagnose.errors import BadInput
 from diagnose.items.rows import read_rows
-from diagnose.models.base import lay_out, with_system
+from diagnose.models.base import lay_out
 from diagnose.provenance import source_sha
 from diagnose.records import EvalItem
 from train.bootstrap import RawRow
@@ -84,7 +86,7 @@ def read_training(
             kind, path = "preferences", data.preferences
         if not path:
             raise BadInput(f"data.{kind}: missing; {method} needs rows with {', '.join(COLUMNS[kind])}")
-        found[kind] = _read(Path(path), kind, _of_file(Path(path), data), slices, leakage)
+        found[kind] = _without_sources(_read(Path(path), kind, _of_file(Path(path), data), slices, leakage), data)
     if "preferences" in found and method in ("sft", "sft_dpo", "rlvr"):
         # Every method trains on the same rows: given only pairs, SFT trains on the chosen answers.
         found["sft"] = _chosen_side(found["preferences"])
@@ -102,6 +104,13 @@ def _chosen_side(pairs: Rows) -> Rows:
 def _completed(row: Row, answer: Message) -> Row:
     kept: Any = {name: value for name, value in row.items() if name not in ("chosen", "rejected")}
     return kept | {"completion": answer}
+
+
+def _without_sources(rows: Rows, data: DataConfig) -> Rows:
+    """Columns that `data.columns` makes others of are read."""
+    sources = " ".join(data.columns.values())
+    unread = {name: n for name, n in rows.ignored.items() if not regex.search(rf"\b{regex.escape(name)}\b", sources)}
+    return replace(rows, ignored=Counter(unread))
 
 
 def _of_file(path: Path, data: DataConfig) -> Iterable[RawRow]:
@@ -189,7 +198,7 @@ def _columns(rows: Sequence[Row], chat: bool, start: str, system_prompt: str | N
             columns |= {name: [message] for name, message in answers.items()}
             yield columns | ({"tools": row.get("tools")} if tools else {})
         else:
-            turns = with_system([(turn["role"], turn["content"]) for turn in row["prompt"]], system_prompt)
+            turns = [(turn["role"], turn["content"]) for turn in with_system_turn(row["prompt"], system_prompt)]
             yield {"prompt": start + lay_out(turns)} | {name: said(message) for name, message in answers.items()}
 
 

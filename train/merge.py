@@ -22,7 +22,7 @@ from diagnose.models.hf import HFModel
 from diagnose.models.weights import load_tokenizer
 from diagnose.provenance import open_run, provenance, read_record, write_json
 from diagnose.records import Diagnosis, EvalItem, Prompt
-from diagnose.report.words import safe
+from diagnose.report.words import safe, short
 from diagnose.text import override
 from train.config import TrainConfig
 from train.deltas import Adapter, combine, overlap, read_adapter, save_adapter
@@ -228,12 +228,12 @@ def _show_pairs(found: dict[str, Any]) -> None:
     for pair in found["pairs"]:
         names = " + ".join(safe(Path(run).name) for run in pair["runs"])
         low, high = pair["norms"]
-        table.add_row(names, f"{pair['cosine']:+.2f}", f"{pair['sign_conflict']:.2f}", f"{low:.2f} and {high:.2f}")
+        table.add_row(names, short(pair["cosine"]), short(pair["sign_conflict"]), f"{low:.2f} and {high:.2f}")
     console.print(table)
     console.print("these numbers predict little of how well a merge works (arXiv 2603.09463); eval.py measures it")
     for name, share in found["predicted"].items():
         console.print(
-            f"  {safe(name)}: the base has the content of {share:.2f}; what it has merges well", highlight=False
+            f"  {safe(name)}: the base has the content of {short(share)}; what it has merges well", highlight=False
         )
 
 

@@ -12,7 +12,6 @@ from diagnose.redact import ISSUED
 from train.data import ANSWERS
 from train.rows import Row
 
-MODES = ("count", "refuse", "mask", "off")
 CARD = regex.compile(r"(?<![\d.,-])(?:\d[ -]?){12,18}\d(?![\d-])")
 IBAN = regex.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z\d]{4}){2,7}(?: ?[A-Z\d]{1,3})?\b")
 EMAIL = regex.compile(r"\b[\w.+-]{1,64}@(?:[A-Za-z\d-]{1,63}\.)+[A-Za-z]{2,24}\b")

@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from diagnose.config import LEAST_PAIRS
 from diagnose.errors import BadInput
 from diagnose.models.base import prompt_format_differs
 from diagnose.models.weights import prompt_format_of
 from diagnose.report.words import short
 from train import pii
-from train.config import lora_settings, max_length, split_batch, stage_settings, stages_of
+from train.config import ALGORITHMS, lora_settings, max_length, split_batch, stage_settings, stages_of
 from train.data import ANSWERS
 from train.memory import SPARE, Step, device_bytes, network_of
 from train.pairs import agreement, contradictions, giveaways
 from train.plan import Plan
-from train.render import Tokens, prompt_ids
+from train.render import Tokens, prompt_ids, whole_ids
 from train.rows import Row, key, said
 
 REWRITING = ("pissa", "olora", "corda", "loftq")
@@ -31,13 +32,10 @@ https://huggingface.co/docs/peft/developer_guides/lora; PiSSA (arXiv 2404.02948)
 """
 COLLECTED = ("eva", "corda")
 """Initialisations from activations on the data, without which PEFT leaves them plain (EVA: arXiv 2410.07170)."""
-FEW, FEW_PAIRS, ENOUGH_PAIRS = 32, 50, 2000
-"""Rows below which there are only a few batches; pairs without which no reward model is trained, and from which on
-one is not doubtful (hand-set)."""
+FEW, ENOUGH_PAIRS = 32, 2000
+"""Rows below which there are only a few batches; pairs from which on a reward model is not doubtful (hand-set)."""
 COPIES = 0.1
 """Share of rows that may repeat others, unsaid (hand-set)."""
-GENERATE = ("rloo", "grpo")
-"""Stages that take prompts only."""
 SHOWN = 3
 """Rows that are shown as tokens."""
 Level = Literal["passed", "warned", "blocked"]
@@ -77,7 +75,7 @@ def shown_rows(plan: Plan) -> Iterator[tuple[str, str, str]]:
     sequences = [t for part in plan.tokens.values() for t in part if t.column != "prompt"]
     for wanted in sequences[:: max(1, len(sequences) // SHOWN)][:SHOWN]:
         text = plan.text_of(wanted)
-        ids = plan.tokenizer(text.whole, add_special_tokens=False)["input_ids"]
+        (ids,) = whole_ids(plan.tokenizer, [text])
         yield wanted.where, plan.tokenizer.decode(ids[: wanted.shared]), plan.tokenizer.decode(ids[wanted.shared :])
 
 
@@ -104,8 +102,8 @@ def _rows(plan: Plan) -> Found:
     ]
     if "reward" in stages_of(plan.config.method) and (pairs := distinct["preferences"]) < ENOUGH_PAIRS:
         parts.append(f"{pairs} different pairs; a reward model of fewer than {ENOUGH_PAIRS:,} is doubtful")
-        if pairs < FEW_PAIRS:
-            return "blocked", "; ".join([*parts, f"of fewer than {FEW_PAIRS} none is trained"])
+        if pairs < LEAST_PAIRS:
+            return "blocked", "; ".join([*parts, f"of fewer than {LEAST_PAIRS} none is trained"])
     parts += [f"fewer than {FEW} different {kind} rows" for kind, n in distinct.items() if n < FEW]
     return "warned" if len(parts) > 1 else "passed", "; ".join(parts)
 
@@ -210,8 +208,8 @@ def _length(plan: Plan) -> Found:
     for stage in stages_of(plan.config.method):
         sequences = plan.of_stage(stage)
         limit, cut, gone = _cut(plan, stage, sequences)
-        longest = max(t.asked if stage in GENERATE else t.length for t in sequences)
-        parts.append(f"{stage}: the longest {'prompt ' if stage in GENERATE else ''}has {longest} tokens of {limit}")
+        longest = max(t.asked if stage in ALGORITHMS else t.length for t in sequences)
+        parts.append(f"{stage}: the longest {'prompt ' if stage in ALGORITHMS else ''}has {longest} tokens of {limit}")
         if gone:
             parts.append(f"{len(gone)} of {len(sequences)} have no room for an answer, first at {gone[0].where}")
         if cut:
@@ -224,7 +222,7 @@ def _length(plan: Plan) -> Found:
 def _cut(plan: Plan, stage: str, sequences: list[Tokens]) -> tuple[int, list[Tokens], list[Tokens]]:
     """Tokens that a sequence may have; those that lose the end of their answer, and those that lose all of it."""
     settings = stage_settings(plan.config, stage, stages_of(plan.config.method)[stage][1])
-    if stage in GENERATE:
+    if stage in ALGORITHMS:
         room = plan.window - int(settings.get("max_completion_length") or plan.config.model.max_new_tokens or 0)
         return room, [], [t for t in sequences if t.asked > room]
     limit = min(max_length(plan.config, stage) or plan.window, plan.window)
@@ -281,8 +279,8 @@ def _step(plan: Plan, stage: str, network: dict[str, int]) -> Step:
 
     settings = stage_settings(plan.config, stage, stages_of(plan.config.method)[stage][1])
     half = (plan.config.model.dtype or str(getattr(plan.base, "dtype", None) or "float32")).endswith("16")
-    longest = max(t.asked if stage in GENERATE else t.length for t in plan.of_stage(stage))
-    if stage in GENERATE:
+    longest = max(t.asked if stage in ALGORITHMS else t.length for t in plan.of_stage(stage))
+    if stage in ALGORITHMS:
         longest += int(settings.get("max_completion_length") or plan.config.model.max_new_tokens or 0)
     return Step(
         **network,
@@ -299,7 +297,7 @@ def _sequences_per_row(stage: str) -> int:
 
 
 def _gb(size: int) -> str:
-    return f"{size / 2**30:.1f} GB"
+    return f"{size / 2**30:.1f} GB" if size >= 2**30 else f"{size / 2**20:.0f} MB"
 
 
 CHECKS: dict[str, Callable[[Plan], Found]] = {

@@ -62,8 +62,7 @@ def tokens(
     for start in range(0, len(rows), CHUNK):
         found = list(texts(rows[start : start + CHUNK], tokenizer, system_prompt))
         asked = {text.asked: prompt_ids(tokenizer, text.asked[:longest]) for text in found}
-        special = not tokenizer.chat_template or "text" in rows[0]
-        whole = tokenizer([text.whole[:longest] for text in found], add_special_tokens=special)["input_ids"]
+        whole = whole_ids(tokenizer, found, longest)
         for text, ids in zip(found, whole, strict=True):
             prompt = asked[text.asked]
             shared = common(prompt, ids)
@@ -124,6 +123,13 @@ def prompt_ids(tokenizer: Any, text: str) -> list[int]:
         bos = tokenizer.bos_token or ""
         return plain_ids(tokenizer, text.removeprefix(bos))
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def whole_ids(tokenizer: Any, found: Sequence[Text], longest: int | None = None) -> list[list[int]]:
+    """The tokens of texts, as TRL trains on them; a chat template writes the special tokens itself."""
+    special = not tokenizer.chat_template or any(text.column == "text" for text in found)
+    ids: list[list[int]] = tokenizer([text.whole[:longest] for text in found], add_special_tokens=special)["input_ids"]
     return ids
 
 

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diagnose.errors import Blocked
+from diagnose.report.words import short
 from train.job import Job
 from train.references import graded
 from train.rows import Row, asking, key
@@ -63,6 +64,11 @@ def fit_policy(
     return metrics
 
 
+def text_of(completion: Any) -> str:
+    """The text of a completion as TRL passes it: of a conversation, that of its last turn."""
+    return completion if isinstance(completion, str) else str(completion[-1]["content"])
+
+
 def sample(job: Job, trainer: Any, watch: Watch, values: Callable[..., list[float]]) -> dict[str, Any]:
     """What there is to gain: answers of the base to held-out prompts, their rewards, and the score of the best one.
 
@@ -94,7 +100,7 @@ def sample(job: Job, trainer: Any, watch: Watch, values: Callable[..., list[floa
         gain, half = fmean(gains), 1.96 * stdev(gains) / sqrt(len(gains))
         out["best_of_n"] = {"gain": gain, "low": gain - half, "high": gain + half, "n": len(gains)}
         job.gates["best of n"] = (
-            f"the answer of highest reward scores {gain:+.2f} [{gain - half:+.2f}, {gain + half:+.2f}] more than the "
-            f"average of {n}, on {len(gains)} prompts"
+            f"the answer of highest reward scores {short(gain)} [{short(gain - half)}, {short(gain + half)}] more than "
+            f"the average of {n}, on {len(gains)} prompts"
         )
     return out

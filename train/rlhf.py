@@ -21,10 +21,11 @@ from diagnose.models.decode import score as logprobs
 from diagnose.models.prefill import Reader
 from diagnose.models.reward import reward_ids
 from diagnose.models.weights import ALLOWED, best_device, load_weights, placed
+from diagnose.report.words import short
 from diagnose.stats import rate
 from train.job import Job, batches
-from train.render import common, prompt_ids, texts
-from train.rl import fit_policy
+from train.render import common, prompt_ids, texts, whole_ids
+from train.rl import fit_policy, text_of
 from train.rows import Row, key, said
 from train.watch import Watch
 
@@ -40,18 +41,18 @@ def fit(job: Job) -> dict[str, Any]:
     reward_model, metrics = fit_reward_model(job, training)
     judged = held_out_accuracy(job, reward_model, held_out)
     job.gates["reward_model"] = (
-        f"accuracy {judged['rate']:.2f} [{judged['low']:.2f}, {judged['high']:.2f}] on {judged['n']} held-out pairs; "
-        f"by length alone {judged['by_length']:.2f}, as the base ranks them {judged['by_base']:.2f}"
+        f"accuracy {short(judged['rate'])} [{short(judged['low'])}, {short(judged['high'])}] on {judged['n']} held-out "
+        f"pairs; by length alone {short(judged['by_length'])}, as the base ranks them {short(judged['by_base'])}"
     )
     if judged["rate"] < gate["accuracy"]:
         raise Blocked(
-            f"reward model: accuracy {judged['rate']:.2f} on {judged['n']} held-out pairs, but "
-            f"method.gate.accuracy={gate['accuracy']:.2f}; RL needs more or cleaner pairs"
+            f"reward model: accuracy {short(judged['rate'])} on {judged['n']} held-out pairs, but "
+            f"method.gate.accuracy={gate['accuracy']}; RL needs more or cleaner pairs"
         )
     score, end = score_with(job, reward_model), job.tokenizer.eos_token_id
 
     def reward(*, prompts: Any, completions: Any, completion_ids: Any, **_: Any) -> list[float | None]:
-        return [*score(prompts, list(map(_text, completions)), [end in ids for ids in completion_ids])]
+        return [*score(prompts, list(map(text_of, completions)), [end in ids for ids in completion_ids])]
 
     prompts = job.data["prompts"].rows if "prompts" in job.data else training
     policy = fit_policy(job, [reward], prompts, Watch(job, held_out, score), score)
@@ -73,7 +74,7 @@ def fit_reward_model(job: Job, rows: list[Row]) -> tuple[Any, dict[str, Any]]:
     from trl import RewardConfig, RewardTrainer
 
     columns = job.dataset(rows)[:]
-    answers = {kind: list(map(_text, columns[kind])) for kind in ("chosen", "rejected")}
+    answers = {kind: list(map(text_of, columns[kind])) for kind in ("chosen", "rejected")}
     ids = {
         f"{kind}_ids": [reward_ids(job.tokenizer, *pair) for pair in zip(columns["prompt"], texts, strict=True)]
         for kind, texts in answers.items()
@@ -130,7 +131,7 @@ def held_out_accuracy(job: Job, reward_model: Any, rows: list[Row]) -> dict[str,
     the better of "longer" and "shorter", and the ranking of the base by its own log-probabilities."""
     score, columns = score_with(job, reward_model), job.dataset(rows)[:]
     ended = [True] * len(rows)
-    better, worse = (score(columns["prompt"], list(map(_text, columns[k])), ended) for k in ("chosen", "rejected"))
+    better, worse = (score(columns["prompt"], list(map(text_of, columns[k])), ended) for k in ("chosen", "rejected"))
     right = sum(b > w for b, w in zip(better, worse, strict=True))
     lengths = [(len(said(row["chosen"])), len(said(row["rejected"]))) for row in rows]
     longer, alike = sum(a > b for a, b in lengths), sum(a == b for a, b in lengths)
@@ -152,15 +153,10 @@ def ranking_accuracy(job: Job, rows: list[Row]) -> float:
     )
     reader = Reader(placed(network, best_device()), tokenizer.pad_token_id)
     heads, tails = [], []
-    for text in texts(rows, tokenizer, settings.system_prompt):
-        asked = prompt_ids(tokenizer, text.asked)
-        whole: list[int] = tokenizer(text.whole, add_special_tokens=not tokenizer.chat_template)["input_ids"]
-        split = common(asked, whole)
+    found = list(texts(rows, tokenizer, settings.system_prompt))
+    for text, whole in zip(found, whole_ids(tokenizer, found), strict=True):
+        split = common(prompt_ids(tokenizer, text.asked), whole)
         heads.append(whole[:split])
         tails.append(whole[split:])
     sums = [s for at in batches(len(heads), settings) for s in logprobs(reader, heads[at], tails[at])]
     return sum(a > b for a, b in zip(sums[::2], sums[1::2], strict=True)) / len(rows)
-
-
-def _text(answer: Any) -> str:
-    return answer if isinstance(answer, str) else str(answer[-1]["content"])

@@ -12,7 +12,7 @@ from diagnose.grading.grade import grade, prefers
 from diagnose.records import EvalItem
 from train.job import Job
 from train.references import gradable
-from train.rl import Reward, fit_policy
+from train.rl import Reward, fit_policy, text_of
 from train.rows import Row, asking
 from train.watch import Watch, graders_of, hold_out
 
@@ -44,7 +44,7 @@ def rewards_of(job: Job, rows: list[Row]) -> list[Reward]:
     end = job.tokenizer.eos_token_id
 
     def each(prompts: list[Any], completions: list[Any], completion_ids: list[list[int]], score: Any) -> list[Any]:
-        texts = [c if isinstance(c, str) else str(c[-1]["content"]) for c in completions]
+        texts = list(map(text_of, completions))
         asked = [items[json.dumps(prompt)] for prompt in prompts]
         done = [end in ids for ids in completion_ids]
         return [score(*row) if row[-1] else 0.0 for row in zip(asked, texts, done, strict=True)]

@@ -216,8 +216,8 @@ def _turns(messages: Any, column: str, where: str, speaker: str = "user") -> lis
     """The turns of a column; a text is one turn of the speaker."""
     if isinstance(messages, str):
         return [{"role": speaker, "content": messages}]
-    if isinstance(messages, dict):
-        messages = [messages] if "from" in messages or "role" in messages and speaker == "assistant" else messages
+    if isinstance(messages, dict) and speaker == "assistant":
+        messages = [messages]
     if not isinstance(messages, list) or not messages:
         raise BadInput(f'{where}: {column} must be text or [{{"role": …, "content": …}}, …]')
     return [_turn(message, column, where) for message in messages]

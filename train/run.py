@@ -28,6 +28,7 @@ from diagnose.report.words import safe, short
 from diagnose.text import override
 from train.bootstrap import own_rows, taught
 from train.config import (
+    ALGORITHMS,
     DISTRIBUTED,
     STAGES,
     TrainConfig,
@@ -67,19 +68,8 @@ def run(config: TrainConfig) -> None:
     items = [*evalset.items, *evalset.held_out]  # few-shot examples are eval items too
     advised = _advised(diagnosis, config.method.name)
     slices = config.data.slices or _slices(diagnosis, advised)
-    own, excluded = None, set[str]()
-    if config.data.bootstrap:
-        excluded = taught(evalset.items, config.seed)
-        own = own_rows(str(config.diagnosis), [item for item in items if item.id in excluded])
-    left = [item for item in items if item.id not in excluded]
-    data = read_training(config.data, config.method.name, slices, left, own)
-    if config.pii == "mask":
-        data = {kind: replace(rows, rows=list(map(masked_row, rows.rows))) for kind, rows in data.items()}
-    if set(stages_of(config.method)) & {"rloo", "grpo"}:
-        refuse_tools(data)
-    if config.method.name == "rlvr":
-        graders = {name: item.grader for item in items for name in item.slices}
-        data = {kind: with_references(rows, graders) for kind, rows in data.items()}
+    excluded = taught(evalset.items, config.seed) if config.data.bootstrap else set[str]()
+    data = _rows(config, items, slices, excluded)
     plan = Plan(config, diagnosis, data, slices, evalset.sha256)
     checks = preflight(plan) if config.preflight.mode != "off" else []
     _show(plan, checks, advised)
@@ -103,6 +93,24 @@ def run(config: TrainConfig) -> None:
             )
         shutil.rmtree(out / "trainer", ignore_errors=True)
     _farewell(out, config, result)
+
+
+def _rows(config: TrainConfig, items: list[EvalItem], slices: list[str] | None, taught: set[str]) -> dict[str, Rows]:
+    """The rows to train on, ready for the method.
+
+    Args:
+        taught: ids of the items whose own answers are the rows; none: the rows are those of files.
+    """
+    own = own_rows(str(config.diagnosis), [i for i in items if i.id in taught]) if taught else None
+    data = read_training(config.data, config.method.name, slices, [i for i in items if i.id not in taught], own)
+    if config.pii == "mask":
+        data = {kind: replace(rows, rows=list(map(masked_row, rows.rows))) for kind, rows in data.items()}
+    if set(stages_of(config.method)) & set(ALGORITHMS):
+        refuse_tools(data)
+    if config.method.name == "rlvr":
+        graders = {name: item.grader for item in items for name in item.slices}
+        data = {kind: with_references(rows, graders) for kind, rows in data.items()}
+    return data
 
 
 def merge_model(measured: ModelConfig, given: ModelConfig) -> ModelConfig:
@@ -217,7 +225,7 @@ def _show(plan: Plan, checks: list[Check], advised: list[Recommendation]) -> Non
     for check in checks:
         console.print(f"  {MARKS[check.level]} {check.name:<13} {safe(check.message)}", highlight=False)
     for where, asked, answer in shown_rows(plan) if checks else ():
-        before, trained = (safe(text).replace("\n", "⏎") for text in (asked[-READ:], answer[:TRAINED]))
+        before, trained = (safe(text.replace("\n", "⏎")) for text in (asked[-READ:], answer[:TRAINED]))
         console.print(f"  row  {safe(Path(where).name)}: [dim]…{before}[/dim]▸{trained}", highlight=False)
     if not advised:
         console.print(f"  [yellow]note[/yellow] the diagnosis recommends {method} for no slice; training anyway")
@@ -308,6 +316,6 @@ def _line(metrics: dict[str, Any]) -> str:
         for name in ("score", "reward"):
             if (before := looks[0][name]) is not None:
                 after = next(look[name] for look in looks if look["step"] == metrics["kept_step"])
-                parts.append(f"held-out {name} {before:.2f} → {after:.2f}")
+                parts.append(f"held-out {name} {short(before)} → {short(after)}")
         parts.append(f"kept step {metrics['kept_step']}")
     return "; ".join(parts)

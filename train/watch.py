@@ -22,6 +22,7 @@ from diagnose.models.decode import decode, uniforms
 from diagnose.models.prefill import Reader
 from diagnose.models.weights import end_ids
 from diagnose.records import Grader
+from diagnose.report.words import short
 from diagnose.text import hash_order
 from train.job import Job, StageDone, batches, checkpoint
 from train.references import gradable, graded
@@ -134,9 +135,9 @@ class Watch(TrainerCallback):
         parts = []
         if first["score"] is not None:
             graded = sum(item is not None for item in self.items)
-            parts.append(f"score {first['score']:.2f} → {kept['score']:.2f} on {graded} held-out rows")
+            parts.append(f"score {short(first['score'])} → {short(kept['score'])} on {graded} held-out rows")
         if first["reward"] is not None:
-            parts.append(f"reward {first['reward']:.2f} → {kept['reward']:.2f}")
+            parts.append(f"reward {short(first['reward'])} → {short(kept['reward'])}")
         return f"{', '.join(parts)}, step {kept['step']} kept"
 
     def _look(self, model: Any, step: int) -> None:

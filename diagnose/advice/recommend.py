@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diagnose.advice.observables import Measured, measure
-from diagnose.advice.wording import ARMS, LEAST_PAIRS, TRAINING, why, why_not, would_flip
-from diagnose.config import RuleConfig
+from diagnose.advice.wording import ARMS, TRAINING, why, why_not, would_flip
+from diagnose.config import LEAST_PAIRS, RuleConfig
 from diagnose.items.evalset import EvalSet
 from diagnose.probes.answers import AnswerLog
 from diagnose.records import (

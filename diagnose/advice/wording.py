@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from diagnose.advice.observables import Measured, Tally
-from diagnose.config import RuleConfig
+from diagnose.config import LEAST_PAIRS, RuleConfig
 from diagnose.records import Method, SliceVerdict, TrainMethod
 
 ARMS: tuple[Method, ...] = ("prompt", "constrained", "retrieval")
 """Options without training."""
 TRAINING: tuple[TrainMethod, ...] = ("sft", "dpo", "sft_dpo", "rlhf", "rlvr")
-LEAST_PAIRS = 50
-"""With pairs at hand, but fewer than these for a slice, no method is advised that learns from them (hand-set)."""
 GATE_REASONS = {
     "constrained": "no schema and no choices to constrain to",
     "retrieval": "no item has a context to retrieve",

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
-from diagnose.advice.wording import MEANINGS, reasons
+from diagnose.advice.wording import MEANINGS, misfit, reasons
 from diagnose.probes.table import TABLE, Probe
 from diagnose.records import CLASSES, Diagnosis, Interval, Rate, Recommendation, SliceVerdict
 from diagnose.report.words import (
@@ -48,7 +48,9 @@ LABELS = dict(
         strict=True,
     )
 )
-LETTERS = dict(zip(CLASSES, "NFULASP", strict=True))
+UNNAMED = "unnamed"
+"""What a bar shows of a gap that is of no kind."""
+LETTERS = dict(zip(CLASSES, "NFULASP", strict=True)) | {UNNAMED: "?"}
 """Distinguishable without colour."""
 STEPS: dict[str, str] = {
     "strict": "right as asked",
@@ -177,7 +179,7 @@ def _slice_view(v: SliceVerdict, k: int, with_items: bool) -> dict[str, Any]:
         "largest": _largest(v),
         "stack": _stack(v),
         "aria": _spoken(v),
-        "parts": [(c, _label(c, v), v.mixture.get(c), v.interval90.get(c)) for c in CLASSES],
+        "parts": [] if misfit(v) else [(c, _label(c, v), v.mixture.get(c), v.interval90.get(c)) for c in CLASSES],
         "fall": _fall(v),
         "facts": _facts(v),
         "floors": [FLOORS.get(name, f"{name}: {{}}").format(short(rate)) for name, rate in v.floors.items()],
@@ -204,9 +206,11 @@ def _label(c: str, v: SliceVerdict) -> str:
 
 def _stack(v: SliceVerdict) -> list[tuple[str, float, float]]:
     """(class, start, width): gaps from the left, so that the interval of all of them is where they end."""
+    shares = {c: v.mixture.get(c) or 0.0 for c in (*CLASSES[1:], "none")}
+    if misfit(v):
+        shares = {UNNAMED: gap(v) or 0.0, "none": shares["none"]}
     out, at = [], 0.0
-    for c in (*CLASSES[1:], "none"):
-        share = v.mixture.get(c) or 0.0
+    for c, share in shares.items():
         if share >= 0.0005:
             out.append((c, at, share))
         at += share
@@ -215,7 +219,8 @@ def _stack(v: SliceVerdict) -> list[tuple[str, float, float]]:
 
 def _spoken(v: SliceVerdict) -> str:
     """The stacked bar in words."""
-    parts = [f"{LABELS[c]} {short(share)}" for c, _, share in sorted(_stack(v), key=lambda s: -s[2]) if share >= 0.005]
+    names = LABELS | {UNNAMED: "a gap of no known kind"}
+    parts = [f"{names[c]} {short(share)}" for c, _, share in sorted(_stack(v), key=lambda s: -s[2]) if share >= 0.005]
     return f"{', '.join(parts)}; all gaps {_span(gap(v), gap_interval(v))}"
 
 
@@ -225,6 +230,8 @@ def _span(mean: float | None, bounds: Interval | None) -> str:
 
 def _largest(v: SliceVerdict) -> str:
     """The two largest gaps with their intervals."""
+    if misfit(v):
+        return "–"
     parts = sorted(((v.mixture.get(c) or 0.0, c) for c in CLASSES[1:] if c in v.interval90), reverse=True)[:2]
     shown = [f"{_label(c, v)} {_span(share, v.interval90[c])}" for share, c in parts if share >= 0.05]
     return "; ".join(shown) or "–"
@@ -317,6 +324,8 @@ def _advice_view(r: Recommendation, v: SliceVerdict) -> dict[str, Any]:
         "expected": ", ".join(expected_lifts(r)),
         "data": wanted_data(r),
         "lifts": _lifts(r, shown) if plotted else [],
+        # What is asked for then is no data: the answers could not be read, or contradict each other.
+        "do": "fix first" if r.command.startswith("# fix") else METHODS[r.method],
         "pending": [m for m, state in r.gates.items() if state == "pending"],
     }
 

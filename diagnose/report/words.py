@@ -40,7 +40,7 @@ MISSING = {
         "a prompt that states the task",
     ),
     "misfit": (
-        "no kind of gap explains what all probes saw, so no gap is reported",
+        "no kind of gap explains what all probes saw, so none is named",
         "the prompt format (chat template, stop strings) or refusals: look at the answers, fix what is wrong and rerun",
     ),
 }
@@ -106,7 +106,7 @@ def verdict_text(v: SliceVerdict) -> str:
 
 
 def sure(v: SliceVerdict) -> str:
-    """P(verdict); a slice with too few items has none."""
+    """P(verdict); a slice with too few items, or whose answers no kind of gap explains, has none."""
     return chance(v.p_verdict) if v.p_classes else "–"
 
 

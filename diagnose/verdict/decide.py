@@ -110,6 +110,8 @@ def _decided(
     odd = verdict in ("knowledge", "mixed") and "misfit" in missing
     if mostly or odd:
         verdict, kind = "insufficient", None
+    if odd:
+        p_verdict, p_classes = 0.0, {}
     label = needs = 0
     # Where the items would suffice but for those that cannot be read, more of them would not help …
     enough = mostly or odd or (unsure > 0 and decide(draws, n, missing, rule, rejects_gold)[0] != "insufficient")
