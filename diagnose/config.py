@@ -26,7 +26,8 @@ CHOICES = {
     "probes.budget": ("full", "adaptive"),
 }
 LEAST_PAIRS = 50
-"""With fewer pairs of a slice at hand nothing is advised that learns from them, and no reward model trained (hand-set)."""
+"""With fewer pairs of a slice at hand no method is advised that learns from them, and no reward model is trained
+(hand-set)."""
 WANDB_MODES = ("offline", "online", "disabled")
 LEAST = {
     "model.concurrency": 1,
