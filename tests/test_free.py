@@ -15,6 +15,7 @@ from diagnose.config import EvalSetConfig, ProbesConfig, RuleConfig
 from diagnose.errors import BadInput
 from diagnose.items.demand import removed
 from diagnose.items.evalset import hints, read_evalset
+from diagnose.models.base import Score
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.prompts import IN_PLAIN_WORDS, free
 from diagnose.probes.table import Probe
@@ -30,7 +31,8 @@ MEANING = "the content is there in plain words, and lost when the format is dema
 
 
 class Taxed(ScriptedModel):
-    """As the bracket says: `taxed` knows in plain words and errs in JSON, `taught` errs there without examples only;
+    """As the bracket says: `taxed` knows in plain words and errs in JSON, `taught` errs there without examples only,
+    `lost` even with the context and between options;
     `evasive` answers in plain words until examples or a schema enforce JSON, and then errs.
     """
 
@@ -45,9 +47,15 @@ class Taxed(ScriptedModel):
         shown = any(role == "assistant" for role, _ in prompt.turns)
         plain = DEMAND not in question or IN_PLAIN_WORDS in before or (truth == "evasive" and not shown)
         known = truth == "none" or (truth != "absent" and (plain or (truth == "taught" and shown)))
-        known = known or any(gold in text for text in before)
+        known = known or (any(gold in text for text in before) and (plain or truth != "lost"))
         said = gold if known else rng.choice([v for v in VALUES if v != gold])
         return f"I think that it is {said}." if plain else json.dumps({"value": said})
+
+    def _score(self, prompt: Prompt, continuation: str) -> Score:
+        found = super()._score(prompt, continuation)
+        asked = prompt.turns[-1][1]
+        lost = "[lost]" in self.by_statement.get(asked, {"prompt": asked})["prompt"]
+        return Score(-random.Random(f"{asked}|{continuation}").random(), 1) if lost else found
 
 
 def without(prompt: str) -> str:
@@ -71,14 +79,18 @@ def with_free_prompts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("twin", ["plain words", "format_demand", "free_prompt"])
-@pytest.mark.parametrize("n", [20, 60])
-def test_what_is_known_in_plain_words_and_lost_in_json_is_format(twin: str, n: int, diagnose_scripted: Any) -> None:
-    rows = rows_of(*["taxed"] * n)
+@pytest.mark.parametrize(("truth", "n"), [("taxed", 20), ("taxed", 60), ("lost", 20), ("lost", 60)])
+def test_what_is_known_in_plain_words_and_lost_in_json_is_format(
+    twin: str, truth: str, n: int, diagnose_scripted: Any
+) -> None:
+    """However much of it is lost: with some models the demand costs what a context says, and the right option, too."""
+    rows = rows_of(*[truth] * n)
     rows = with_free_prompts(rows) if twin == "free_prompt" else rows
     demand = r"Answer in JSON.*" if twin == "format_demand" else None
     found = diagnose_scripted(rows, model=Taxed, demand=demand).slices[0]
     assert (found.verdict, found.kind) == ("format", "suppressed") and found.p_verdict >= 0.9
     assert found.p_classes["knowledge"] < 0.05
+    assert "misfit" not in found.missing
     assert found.waterfall["free"] > 0.9 and found.without_demand.k == found.without_demand.n == found.n
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaln, gammaln
+from scipy.special import betaln, gammaln, logsumexp
 
 from diagnose.config import RuleConfig
 from diagnose.probes.table import COUNT, LEVELS, WINS, Probe
-from diagnose.records import CLASSES
+from diagnose.records import CLASSES, KNOWLEDGE
 from diagnose.verdict.evidence import Evidence
 
 Array = np.ndarray
@@ -24,6 +24,9 @@ UNREADABLE, READABLE = 0, 1
 ACCEPTED = [CLASSES.index("none"), CLASSES.index("preference")]
 """Classes whose answers pass as they are; of those whose right answer the reader cannot see, none does, so that they
 are reported as FORMAT."""
+SUPPRESSED = CLASSES.index("format_suppressed")
+LOST = [SUPPRESSED, *(CLASSES.index(kind) for kind in KNOWLEDGE)]
+"""What content that the demand costs may look like wherever the demand is made."""
 LEAST = 1e-9
 
 
@@ -92,13 +95,18 @@ def format_floor(seen: Evidence, probe: Probe) -> Array:
 
 
 def loglik(seen: Evidence, rule: RuleConfig, reader: Reader, error: Misread, theta: dict[Probe, Array]) -> Array:
-    """[2, items, classes]: log-likelihood of all that was seen, of an item that is not readable and of one that is."""
+    """[2, items, classes]: log-likelihood of all that was seen, of an item that is not readable and of one that is.
+
+    Every probe but FREE makes the demand, so that what it costs may be gone there in the way of any missing knowledge.
+    """
     common = sum((wins_loglik(seen, p, theta[p]) for p in WINS if p not in READ_WINS), np.zeros(1))
     out = []
     for readable in (UNREADABLE, READABLE):
         ll = common + sum(levels_loglik(seen, p, theta[p], reader, error, readable) for p in LEVELS)
         ll = ll + sum(counts_loglik(seen, p, rule, error, readable) for p in COUNT)
-        out.append(ll + sum(read_wins_loglik(seen, p, theta[p], error, readable) for p in READ_WINS))
+        ll = ll + read_wins_loglik(seen, Probe.ORACLE_CONTEXT, theta[Probe.ORACLE_CONTEXT], error, readable)
+        ll[:, SUPPRESSED] = logsumexp(ll[:, LOST], 1) - np.log(len(LOST))
+        out.append(ll + read_wins_loglik(seen, Probe.FREE, theta[Probe.FREE], error, readable))
     share = error.sensitivity[:, None].clip(LEAST, 1)
     out[UNREADABLE] = out[UNREADABLE] + np.log(np.maximum(1 - share, 1e-300))
     out[READABLE] = out[READABLE] + np.where(reader.missed[:, None], np.log(1e-300), np.log(share))

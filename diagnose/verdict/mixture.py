@@ -36,7 +36,7 @@ from diagnose.verdict.evidence import (
     with_context,
 )
 from diagnose.verdict.gibbs import HELD, gibbs, kept
-from diagnose.verdict.likelihood import READ_WINS, Reader, floored, template
+from diagnose.verdict.likelihood import READ_WINS, SUPPRESSED, Reader, floored, template
 from diagnose.verdict.reader_error import ReaderError
 from diagnose.verdict.readings import Labels, reader_errors, reader_of
 from diagnose.verdict.unstated import unstated
@@ -221,7 +221,8 @@ def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConf
         expected = (z * floored(seen.floors[probe], shown if shown.ndim == 1 else shown[:, 0])).sum(1)
         if probe in (*LEVELS, *COUNT, *READ_WINS):
             expected = expected * error.sensitivity + (1 - expected) * error.invented
-        off[probe] = y - expected
+        told = 1.0 if probe is Probe.FREE else 1 - z[:, SUPPRESSED]  # what the demand costs, it may cost in any probe
+        off[probe] = (y - expected) * told
     for name in sorted({name for i in items for name in i.slices}):
         inside = np.array([name in i.slices for i in items])
         asked_here = [inside & ~np.isnan(d) for d in off.values()]
