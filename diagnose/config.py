@@ -64,6 +64,8 @@ class ModelConfig:
     path: str | None = None
     name: str | None = None
     adapter: str | None = None
+    tokenizer: str | None = None
+    """Directory or hub name of another tokenizer and chat template than those of `path`."""
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     dtype: str | None = None

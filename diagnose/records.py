@@ -318,6 +318,8 @@ class DiagnosisRun(RunRecord):
     prompt_format: dict[str, Any]
     """Everything that determines how a prompt is tokenized."""
     prompt_format_sha: str
+    base_sha: str | None = None
+    """Hash of the base's weight files (models/identity.py); None where they cannot be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,11 +24,12 @@ from diagnose.grading.grade import RULES
 from diagnose.items.evalset import EvalSet, by_slice, hints, lend_rows, read_evalset, slice_name
 from diagnose.items.rows import read_rows
 from diagnose.models import load_model
+from diagnose.models.adapter import WEIGHTS
 from diagnose.models.base import Model, prompt_format_sha
-from diagnose.models.gguf import is_gguf
+from diagnose.models.identity import base_sha
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.provenance import ROOT, open_run, origin, provenance, write_json, write_whole
+from diagnose.provenance import ROOT, file_sha, open_run, origin, provenance, write_json, write_whole
 from diagnose.records import Attribution, Diagnosis, DiagnosisRun
 from diagnose.report.console import show_diagnosis
 from diagnose.report.html import render_markdown, render_report
@@ -70,13 +71,15 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     model = load_model(config.model)
     model.check(evalset.items)
     config = replace(config, probes=replace(config.probes, enabled=_askable(config, model)))
+    base = base_sha(str(config.model.path)) if config.model.kind == "hf" else None
     record = DiagnosisRun(
         **provenance(config),
-        identity=_identity(evalset, model, config),
+        identity=_identity(evalset, model, config, base),
         device=model.device,
         fingerprint=model.fingerprint,
         prompt_format=model.prompt_format,
         prompt_format_sha=prompt_format_sha(model.prompt_format),
+        base_sha=base,
     )
     with open_run(out, record):
         _check_end_token(model, evalset, config.seed, out)
@@ -213,29 +216,28 @@ def rows_at_hand(data: DataConfig) -> dict[str, dict[str, int]]:
     return {method: dict(counts[SOURCE[method]]) for method in TRAINING}
 
 
-def _identity(evalset: EvalSet, model: Model, config: DiagnoseConfig) -> dict[str, str]:
-    """What makes two sets of answers the same measurement."""
+def _identity(evalset: EvalSet, model: Model, config: DiagnoseConfig, base: str | None) -> dict[str, str]:
+    """What makes two sets of answers the same measurement; of files, their contents, not where they lie.
+
+    Args:
+        base: what base_sha says of the weights, if they can be seen.
+    """
 
     def sha(value: Any) -> str:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    settings = {k: v for k, v in asdict(config.model).items() if k not in SAME_ANSWERS}
+    elsewhere = (*SAME_ANSWERS, *(("path", "adapter", "tokenizer") if base else ()))
+    settings = {k: v for k, v in asdict(config.model).items() if k not in elsewhere}
+    adapter = config.model.adapter
     by_model = config.reader.by == "model"
     by = [config.reader.path, config.reader.base_url, config.reader.name] if by_model else [RULES]
     return {
         "evalset": evalset.sha256[:16],
         "prompt_format": prompt_format_sha(model.prompt_format),
         "model": sha(settings),
-        "weights": sha(_weights(config.model.path)),
+        "weights": sha([base, adapter and file_sha(Path(adapter) / WEIGHTS)]),
         "probes": sha(asdict(config.probes)),
         "judge": sha([config.judge.path, config.judge.base_url, config.judge.name]),
         "reader": sha(by),
         "seed": str(config.seed),
     }
-
-
-def _weights(path: str | None) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of local weights, so that answers of a model that was trained on are not taken for its."""
-    local = Path(path or "")
-    files = [local] if is_gguf(str(local)) else sorted(local.glob("*.safetensors"))
-    return [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]

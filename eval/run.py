@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from diagnose.items.evalset import EvalSet, lend_rows, read_evalset
 from diagnose.models import load_model
 from diagnose.models.adapter import check_adapter
 from diagnose.models.base import prompt_format_differs, prompt_format_sha
+from diagnose.models.identity import base_sha, differs
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
 from diagnose.provenance import file_sha, open_run, origin, provenance, read_record, write_json, write_whole
@@ -32,7 +35,7 @@ from train.records import TrainingRun
 
 Found = list[tuple[Path, TrainingRun]]
 Ruler = dict[str, Any]
-"""evalset_sha256, prompt_format_sha, base and prompt_format that all runs must match."""
+"""What all runs must match: evalset_sha256, prompt_format_sha, base_sha; and the base's path and prompt format."""
 
 
 def run(config: EvalConfig) -> Comparison:
@@ -58,6 +61,7 @@ def run(config: EvalConfig) -> Comparison:
     record = RunRecord(**provenance(config), identity=same)
     # Base and runs must use the same backend: after a diagnosis over HTTP the base is loaded locally, too.
     settings = then.model if then.model.kind == "hf" else ModelConfig(**runs[0][1].config["model"])
+    settings = replace(settings, path=ruler["base"])
     settings = replace(
         settings, batch_size=config.batch_size or settings.batch_size, device=config.device or settings.device
     )
@@ -136,42 +140,74 @@ def find_runs(pattern: str, diagnosis: Diagnosis, model: ModelConfig) -> tuple[F
     paths = sorted(Path(p) for p in matches if (Path(p) / "run.json").exists())
     if not paths:
         raise BadInput(f"runs={pattern}: no run directory (with a run.json) matches")
-    found: Found = []
-    skipped = {}
+    finished, skipped = _finished(paths)
     ruler: Ruler = {
         "evalset_sha256": diagnosis.evalset["sha256"],
         "prompt_format_sha": diagnosis.prompt_format_sha,
         "base": model.path,
+        "base_sha": diagnosis.run.get("base_sha"),
         "prompt_format": diagnosis.run.get("prompt_format") or {},
     }
-    served = model.kind != "hf"
+    if model.kind != "hf" and finished:
+        ruler |= {key: getattr(finished[0][1], key) for key in ("prompt_format_sha", "base", "base_sha")}
+    for path, record in finished:
+        _check_comparable(path, record, ruler)
+    if finished:
+        ruler["base"] = _base(ruler, finished)
+    found: Found = []
+    for path, record in finished:
+        try:
+            check_adapter(str(path / "adapter"), ruler["base"])
+            found.append((path, record))
+        except BadInput as error:
+            skipped[str(path)] = str(error)
+    if not found:
+        raise BadInput(f"runs={pattern}: no run is finished: " + "; ".join(f"{p}: {why}" for p, why in skipped.items()))
+    return found, skipped, ruler
+
+
+def _finished(paths: Sequence[Path]) -> tuple[Found, dict[str, str]]:
+    """The runs that have ended well; of the others, why not."""
+    found, skipped = [], {}
     for path in paths:
         try:
             record = read_record(path / "run.json", TrainingRun)
         except BadInput as error:
             skipped[str(path)] = str(error)
             continue
-        if record.status != "finished":
+        if record.status == "finished":
+            found.append((path, record))
+        else:
             skipped[str(path)] = f"{record.status}: {record.reason}"
-            continue
-        if served and not found:
-            ruler |= {key: getattr(record, key) for key in ("prompt_format_sha", "base")}
-        differs = [
-            f"{key}: {str(getattr(record, key))[:8]} ≠ {str(ruler[key])[:8]}"
-            for key in ("evalset_sha256", "prompt_format_sha", "base")
-            if getattr(record, key) != ruler[key]
-        ]
-        if differs:
-            raise BadInput(f"{path}: not comparable with the diagnosis ({'; '.join(differs)})")
-        try:
-            check_adapter(str(path / "adapter"), str(record.base))
-        except BadInput as error:
-            skipped[str(path)] = str(error)
-            continue
-        found.append((path, record))
-    if not found:
-        raise BadInput(f"runs={pattern}: no run is finished: " + "; ".join(f"{p}: {why}" for p, why in skipped.items()))
-    return found, skipped, ruler
+    return found, skipped
+
+
+def _check_comparable(path: Path, record: TrainingRun, ruler: Ruler) -> None:
+    other = [
+        f"{key}: {str(getattr(record, key))[:8]} ≠ {str(ruler[key])[:8]}"
+        for key in ("evalset_sha256", "prompt_format_sha")
+        if getattr(record, key) != ruler[key]
+    ]
+    if differs(record.base_sha, record.base, ruler["base_sha"], ruler["base"]):
+        other.append(f"base: {record.base} holds other weights than {ruler['base']} did")
+    if other:
+        raise BadInput(f"{path}: not comparable with the diagnosis ({'; '.join(other)})")
+
+
+def _base(ruler: Ruler, runs: Found) -> str:
+    """Where the base lies now: as the diagnosis had it, else where a run found the same weights.
+
+    Raises:
+        BadInput: nowhere.
+    """
+    path = str(ruler["base"])
+    if ruler["base_sha"] is None:  # a diagnosis of an older version
+        return path
+    for place in dict.fromkeys([path, *(str(record.base) for _, record in runs)]):
+        with suppress(BadInput):
+            if base_sha(place) == ruler["base_sha"]:
+                return place
+    raise BadInput(f"model.path={path}: not the weights that were diagnosed; put them back, or rerun diagnose.py")
 
 
 def _weights(path: Path) -> str:

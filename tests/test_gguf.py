@@ -18,7 +18,6 @@ from diagnose.errors import BadInput
 from diagnose.models.hf import HFModel
 from diagnose.models.weights import load_tokenizer
 from diagnose.records import Prompt
-from diagnose.run import _weights
 
 MODEL = ROOT / "tests" / "data" / "demo" / "model"
 HOME = Prompt((("user", "What is the home of Bugibo?"),))
@@ -78,14 +77,6 @@ def test_files_beside_it_are_not_read(file: Path, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"):
         (tmp_path / name).write_text('{"eos_token_id": 5, "eos_token": "<|user|>", "model_type": "gpt2"}')
     assert load(tmp_path / "demo.gguf").prompt_format == load(file).prompt_format
-
-
-def test_a_changed_file_is_another_model(file: Path, tmp_path: Path) -> None:
-    path = tmp_path / "demo.gguf"
-    shutil.copy(file, path)
-    before = _weights(str(path))
-    write_gguf(MODEL, path, GGMLQuantizationType.Q8_0)
-    assert before and _weights(str(path)) != before
 
 
 def test_truncated_anywhere(file: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from diagnose.config import ModelConfig
 from diagnose.errors import BadInput, Blocked
 from diagnose.models.adapter import check_adapter
 from diagnose.models.hf import HFModel
+from diagnose.models.identity import base_sha, differs
 from diagnose.models.weights import load_tokenizer
 from diagnose.provenance import open_run, provenance, read_record, write_json
 from diagnose.records import Diagnosis, EvalItem, Prompt
@@ -81,7 +82,7 @@ def merge(config: TrainConfig, diagnosis: Diagnosis, settings: ModelConfig, eval
 
 def _runs(paths: Sequence[str], diagnosis: Diagnosis, base: str) -> list[TrainingRun]:
     """Finished runs of the base in the prompt format of the diagnosis."""
-    runs = []
+    runs, sha = [], base_sha(base)
     for path in paths:
         file = Path(path) / "run.json"
         if not file.exists():
@@ -89,12 +90,10 @@ def _runs(paths: Sequence[str], diagnosis: Diagnosis, base: str) -> list[Trainin
         run = read_record(file, TrainingRun)
         if run.status != "finished":
             raise BadInput(f"merge.runs: {path}: {run.status}; only finished runs can be merged")
-        for key, value, wanted in (
-            ("base", run.base, base),
-            ("prompt format", run.prompt_format_sha, diagnosis.prompt_format_sha),
-        ):
-            if value != wanted:
-                raise BadInput(f"merge.runs: {path}: {key}: {value} ≠ {wanted} of the diagnosis")
+        if differs(run.base_sha, run.base, sha, base):
+            raise BadInput(f"merge.runs: {path}: was trained on another base ({run.base}) than {base}")
+        if run.prompt_format_sha != diagnosis.prompt_format_sha:
+            raise BadInput(f"merge.runs: {path}: has another prompt format than the diagnosis")
         check_adapter(str(Path(path) / "adapter"), base)
         runs.append(run)
     return runs
@@ -206,6 +205,7 @@ def _record(
         diagnosis=str(config.diagnosis),
         decision_id=diagnosis.decision_id,
         base=settings.path,
+        base_sha=base_sha(str(settings.path)),
         prompt_format_sha=diagnosis.prompt_format_sha,
         evalset_sha256=diagnosis.evalset["sha256"],
         method="merge",

@@ -13,6 +13,7 @@ from typing import Literal
 from diagnose.config import LEAST_PAIRS
 from diagnose.errors import BadInput
 from diagnose.models.base import prompt_format_differs
+from diagnose.models.identity import base_sha
 from diagnose.models.weights import prompt_format_of
 from diagnose.report.words import short
 from train import pii
@@ -172,6 +173,16 @@ def _evalset(plan: Plan) -> Found:
     return "blocked", "changed since the diagnosis: no comparison with it would be possible; diagnose again"
 
 
+def _base(plan: Plan) -> Found:
+    """The weights that are trained are those that were diagnosed, wherever they lie."""
+    then, path = plan.diagnosis.run.get("base_sha"), plan.config.model.path
+    if then is None:
+        return "passed", "not compared: the diagnosis could not see the weights"
+    if base_sha(str(path)) != then:
+        return "blocked", f"{path} holds other weights than were diagnosed; rerun diagnose.py on them"
+    return "passed", "the weights that were diagnosed"
+
+
 def _prompt_format(plan: Plan) -> Found:
     """The prompt that is trained on is the one that the diagnosis asked."""
     now = prompt_format_of(plan.config.model, plan.tokenizer, plan.ends)
@@ -308,6 +319,7 @@ CHECKS: dict[str, Callable[[Plan], Found]] = {
     "slices": _coverage,
     "personal data": _personal,
     "eval set": _evalset,
+    "base": _base,
     "prompt format": _prompt_format,
     "end token": _end_token,
     "length": _length,

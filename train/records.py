@@ -15,7 +15,7 @@ class TrainingRun(RunRecord):
     diagnosis: str
     decision_id: str
     base: str | None
-    """The weights that the adapter was trained on."""
+    """The weights that the adapter was trained on …"""
     prompt_format_sha: str
     evalset_sha256: str
     method: TrainMethod | Literal["merge"]
@@ -35,5 +35,7 @@ class TrainingRun(RunRecord):
     excluded_items: list[str] = field(default_factory=list)
     """Of the eval set: those that it was trained on, and others of their sources."""
     wandb_run: str | None = None
+    base_sha: str | None = None
+    """… and which they are, wherever they lie (models/identity.py)."""
     merge: dict[str, Any] | None = None
     """Of a merge: its runs, how they were combined, and what was checked."""

@@ -21,6 +21,7 @@ from diagnose.config import DataConfig, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.items.evalset import read_evalset
 from diagnose.models.base import prompt_format_sha
+from diagnose.models.identity import base_sha
 from diagnose.models.weights import prompt_format_of
 from diagnose.provenance import ROOT, open_run, provenance, write_json
 from diagnose.records import Diagnosis, EvalItem, Recommendation
@@ -181,6 +182,7 @@ def _record(plan: Plan, checks: list[Check], advised: list[Recommendation]) -> T
         diagnosis=str(config.diagnosis),
         decision_id=diagnosis.decision_id,
         base=config.model.path,
+        base_sha=base_sha(str(config.model.path)),
         prompt_format_sha=prompt_format_sha(prompt_format_of(config.model, plan.tokenizer, plan.ends)),
         evalset_sha256=diagnosis.evalset["sha256"],
         method=method,

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diagnose.config import ModelConfig
 from diagnose.errors import BadInput
+from diagnose.models.base import lay_out
 from diagnose.models.gguf import alone, is_gguf
-from diagnose.text import first_line
+from diagnose.models.identity import base_sha
+from diagnose.models.weights import TEMPLATE, TOKENIZER, load_tokenizer, plain_ids
+from diagnose.text import first_line, override
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONVERSATIONS = ([("user", "What is 2 + 2?")], [("system", "Be brief."), ("user", "Größe?\n- a")])
+"""Whose tokens show whether two tokenizers ask in the same way: without and with a system turn."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -69,6 +78,47 @@ def check_adapter(path: str, base: str) -> None:
             f"model.adapter={path}: does not fit this base: {len(wrong)} of {len(wanted)} weights missing or of "
             f"another shape (first: {wrong[0]})"
         )
+
+
+def check_prompt_format(settings: ModelConfig, tokenizer: Any) -> None:
+    """Refuse an adapter whose own tokenizer or chat template asks in another way than `tokenizer`, the base's, does.
+
+    Raises:
+        BadInput: naming the setting that chooses one of them.
+    """
+    path = str(settings.adapter)
+    if settings.tokenizer or not any((Path(path) / name).exists() for name in (TOKENIZER, TEMPLATE)):
+        return
+    own = load_tokenizer(replace(settings, tokenizer=path))
+    if any(_asked(own, turns) != _asked(tokenizer, turns) for turns in CONVERSATIONS):
+        raise BadInput(
+            f"model.adapter={path}: its own chat template or tokenizer lays out a prompt in another way than the "
+            f"base's; {override('model.tokenizer', path)} asks as it was trained, "
+            f"{override('model.tokenizer', str(settings.path))} as the base is asked"
+        )
+
+
+def _asked(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int] | str:
+    """The tokens of a conversation that waits for its answer, or why there are none."""
+    if not tokenizer.chat_template:
+        return plain_ids(tokenizer, lay_out(turns))
+    messages = [{"role": role, "content": text} for role, text in turns]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except Exception as error:  # a template runs code, and can raise anything to reject a turn
+        return type(error).__name__
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def say_other_base(path: str, base: str) -> None:
+    """Say it if an adapter's configuration names another base, which nobody can look at or which differs."""
+    named = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not named or named == base or Path(named).name == Path(base).name:
+        return
+    if Path(named).exists() and base_sha(named) == base_sha(base):
+        return
+    print(f"model.adapter={path}: was trained on {named}, and is used on {base}", file=sys.stderr)
 
 
 def shapes_in(weights: Path) -> Shapes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from diagnose.config import DTYPES, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
-from diagnose.models.adapter import with_adapter
+from diagnose.models.adapter import check_prompt_format, say_other_base, with_adapter
 from diagnose.models.base import Completion, Constraint, Score, check_windows, lay_out, with_system
 from diagnose.models.batches import Halving
 from diagnose.models.prefill import Reader
@@ -61,6 +61,8 @@ class HFModel:
         config = model.config
         if settings.adapter:
             model = with_adapter(model, settings.adapter, settings.path)
+            say_other_base(settings.adapter, settings.path)
+            check_prompt_format(settings, self.tokenizer)
         self.device = settings.device or best_device()
         self.network = placed(model, self.device)
         self.batch_size = settings.batch_size or 32

@@ -17,6 +17,8 @@ ALLOWED = (
     "expected a directory with config.json, weights as .safetensors (no pickle) and a tokenizer, a .gguf file, or a "
     "hub name"
 )
+TOKENIZER, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+"""Files in which a directory says how prompts are laid out; an adapter's may hold only the second."""
 FETCHED = Path("outputs/models")
 """Where `python -m scripts.get_model NAME` puts a model."""
 
@@ -74,7 +76,11 @@ def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    path = str(settings.path)
+    path, template = str(settings.path), None
+    if settings.tokenizer:
+        key, template = key.replace(".path", ".tokenizer"), Path(settings.tokenizer) / TEMPLATE
+        if (Path(settings.tokenizer) / TOKENIZER).exists() or not template.exists():
+            path, template = settings.tokenizer, None
     check_exists(path, key)
     try:
         if is_gguf(path):
@@ -86,6 +92,8 @@ def load_tokenizer(settings: ModelConfig, key: str = "model.path") -> Any:
     except Exception as error:  # from transformers, huggingface_hub, tokenizers or gguf; each is about these files
         allowed = READABLE if is_gguf(path) else ALLOWED
         raise BadInput(f"{key}={path}: cannot load a tokenizer: {first_line(error)}; {allowed}") from None
+    if template:
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
     if settings.eos_token:
         if settings.eos_token not in tokenizer.get_vocab():
             allowed = ", ".join(tokenizer.all_special_tokens)
