@@ -131,13 +131,15 @@ def _as_trl(raw: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
     if "conversations" in raw:
         turns = rest.pop("conversations")
         pair = "chosen" in raw
-        if system := rest.pop("system", None):
+        if (system := rest.pop("system", None)) and isinstance(turns, list):
             turns = [{"role": "system", "content": system}, *turns]
         return rest | {"prompt" if pair else "messages": turns}, (
             f"conversations → {'prompt' if pair else 'messages'} (ShareGPT)"
         )
     if "instruction" in raw and "prompt" not in raw:
-        parts = [str(part) for part in (rest.pop("instruction"), rest.pop("input", None)) if part]
+        parts = [part for part in (rest.pop("instruction"), rest.pop("input", None)) if part]
+        if not all(isinstance(part, str) for part in parts):
+            raise BadInput(f"{where}: instruction and input must be text")
         rest["prompt"] = "\n\n".join(parts)
         if "output" in raw:
             rest["completion"] = rest.pop("output")
@@ -226,15 +228,17 @@ def _turns(messages: Any, column: str, where: str, speaker: str = "user") -> lis
 def _turn(message: Any, column: str, where: str) -> Message:
     """One message; a list of text parts is one text, ShareGPT's names are the usual ones."""
     if isinstance(message, dict) and "from" in message and "role" not in message:
-        message = {"role": SHAREGPT.get(message["from"], message["from"]), "content": message.get("value")}
+        message = {"role": SHAREGPT.get(str(message["from"]), message["from"]), "content": message.get("value")}
     role = message.get("role") if isinstance(message, dict) else None
-    if role not in ROLES:
-        hint = f"; {role} is {SHAREGPT[role]} here" if role in SHAREGPT else ""
+    if not isinstance(role, str) or role not in ROLES:
+        hint = f"; {role} is {SHAREGPT[str(role)]} here" if str(role) in SHAREGPT else ""
         raise BadInput(f"{where}: {column}: role {role!r}; allowed: {', '.join(ROLES)}{hint}")
     content = message.get("content")
     if isinstance(content, list) and all(isinstance(p, dict) and isinstance(p.get("text"), str) for p in content):
         content = "".join(part["text"] for part in content)
     calls = message.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise BadInput(f"{where}: {column}: tool_calls must be a list")
     if calls and role != "assistant":
         raise BadInput(f"{where}: {column}: tool_calls of {role}; only the assistant calls tools")
     if not isinstance(content, str) and not (content is None and calls):
@@ -257,7 +261,7 @@ def _call(call: Any, column: str, where: str) -> dict[str, Any]:
     arguments = function.get("arguments") or {}
     try:
         arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         raise BadInput(f"{where}: {column}: the arguments of {function['name']} are no JSON object")

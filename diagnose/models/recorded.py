@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from diagnose.models.base import Completion, Constraint, Score
 from diagnose.probes.table import PROBES, Probe
 from diagnose.provenance import file_sha
 from diagnose.records import EvalItem, Finish, Prompt
+from diagnose.text import first_line
 
 TEXT_KEYS = ("text", "response", "output", "completion", "answer")
 FINISH_KEYS = ("finish_reason", "stop_reason", "finish")
@@ -32,6 +34,8 @@ ENDED: tuple[tuple[tuple[str, ...], Finish], ...] = (
     (("too_long",), "too_long"),
 )
 """What servers, Inspect and our own answers call an end that is none → how it is read."""
+UNSHAPED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+"""What reading a record of another shape than it should have runs into."""
 ONE_EACH = "give the items the ids that the log has, so that each gets an answer of its own"
 IN_A_DIRECTORY = ("answers.jsonl", "samples_*.jsonl", "*.jsonl", "*.eval", "*.json")
 """Which files of a directory are logs: those matching the first pattern that matches any."""
@@ -195,8 +199,11 @@ def _read(path: Path) -> Iterator[Logged]:
         first_filter = first_filter or row.get("filter")
         if "resps" in row and row.get("filter") != first_filter:
             continue
-        found = _row(row)
-        if found is None:
+        try:
+            found = _row(row)
+        except UNSHAPED:
+            found = None
+        if found is None or not all(isinstance(logged.text, str) for logged in found):
             raise BadInput(f"{where}: no id with an answer (found: {', '.join(row)}); {ALLOWED}")
         yield from found
 
@@ -208,7 +215,7 @@ def _archived(path: Path) -> Iterator[Any]:
             for entry in archive.infolist():
                 if SAMPLE.fullmatch(entry.filename):
                     yield json.loads(_unpacked(archive, entry, path))
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise BadInput(f"model.path={path}: not an Inspect log: {error}; {ALLOWED}") from None
 
 
@@ -235,6 +242,8 @@ def _listed(path: Path) -> list[Any]:
         raise BadInput(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}; {ALLOWED}") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); {ALLOWED}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: not JSON that can be read: {first_line(error)}; {ALLOWED}") from None
     if not isinstance(log, dict) or not isinstance(log.get("samples"), list):
         raise BadInput(f"{path}: contains no `samples`; {ALLOWED}")
     return log["samples"]
@@ -243,17 +252,24 @@ def _listed(path: Path) -> list[Any]:
 def _inspect(sample: Any, path: Path) -> list[Logged]:
     """The answer of one sample; none if the sample ended with an error before the model answered."""
     try:
-        output = sample["output"]
-        choice = output["choices"][0] if output["choices"] else {}
-        said = choice["message"]["content"] if choice else None
-        asked = sample["input"]
-        asked = asked if isinstance(asked, str) else _text(asked[-1]["content"])
-        key, draw = str(sample["id"]), int(sample["epoch"]) - 1
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+        if (logged := _answered(sample)) and not isinstance(logged.text, str):
+            raise TypeError("its answer is no text")
+    except UNSHAPED as error:
         raise BadInput(f"{path}: not an Inspect sample: {type(error).__name__}: {error}; {ALLOWED}") from None
+    return [logged] if logged else []
+
+
+def _answered(sample: Any) -> Logged | None:
+    """The answer of one sample, if the model gave one."""
+    output = sample["output"]
+    choice = output["choices"][0] if output["choices"] else {}
+    said = choice["message"]["content"] if choice else None
+    asked = sample["input"]
+    asked = asked if isinstance(asked, str) else _text(asked[-1]["content"])
+    key, draw = str(sample["id"]), int(sample["epoch"]) - 1
     if said is None:
-        return []
-    return [Logged(key, output.get("completion") or _text(said), draw, (asked,), _finish(choice))]
+        return None
+    return Logged(key, output.get("completion") or _text(said), draw, (asked,), _finish(choice))
 
 
 def _finish(row: dict[str, Any]) -> Finish:
