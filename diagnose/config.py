@@ -66,7 +66,8 @@ class ModelConfig:
     adapter: str | None = None
     tokenizer: str | None = None
     """Directory or hub name of another tokenizer and chat template than those of `path`."""
-    base_url: str | None = None
+    base_url: Any = None
+    """openai: the URL of a server, or of several that serve the same model and are asked in turn."""
     api_key_env: str = "OPENAI_API_KEY"
     dtype: str | None = None
     device: str | None = None
@@ -86,6 +87,12 @@ class ModelConfig:
     train_batch_size: int | None = None
     train: dict[str, Any] = field(default_factory=dict)
     """TRL stage (sft, dpo, reward, rloo) → fields of its config that suit a model of this size."""
+
+
+def urls(settings: ModelConfig) -> list[Any]:
+    """The servers to ask."""
+    given = settings.base_url
+    return list(given) if isinstance(given, list | tuple) else [given] if given else []
 
 
 @dataclass
@@ -299,6 +306,8 @@ def _model_complaints(config: DiagnoseConfig) -> Iterator[str]:
         for key in ("base_url", "name"):
             if not getattr(model, key):
                 yield f"model.{key}: missing; model.kind=openai needs it"
+        if not all(isinstance(url, str) and url for url in urls(model)):
+            yield f"model.base_url={model.base_url}: allowed: a URL, or a list of them"
     elif not model.path:
         yield "model.path: missing; expected a directory, a .gguf file or a hub name (model.kind=recorded: a log)"
     if "" in (model.stop or ()):
@@ -316,8 +325,8 @@ def _judge_complaints(config: DiagnoseConfig) -> Iterator[str]:
         yield "reader.base_url and reader.name: a served reader needs both"
     elif reader.by == "model" and not (reader.path or reader.base_url):
         yield "reader.path: missing; reader=model needs reader.path=DIR, or reader.base_url=URL and reader.name=NAME"
-    for group, url in (("judge", judge.base_url), ("reader", reader.base_url)):
-        if url and USERINFO.search(url):
+    for group, settings in (("judge", judge), ("reader", reader)):
+        if any(USERINFO.search(url) for url in urls(settings)):
             # No password is kept with a run, and eval.py asks judge and reader again.
             yield f"{group}.base_url: contains a password; name a variable that holds the key in {group}.api_key_env"
 

@@ -15,7 +15,15 @@ from conftest import WANTED_TONE, ScriptedModel, planted_rows, run_verb
 from scripted_server import BASE, JUDGE, ScriptedServer
 from test_planted import EXPECTED, PURE
 
-from diagnose.config import DiagnoseConfig, EvalSetConfig, ModelConfig, ProbesConfig, RuleConfig, WandbConfig
+from diagnose.config import (
+    DiagnoseConfig,
+    EvalSetConfig,
+    ModelConfig,
+    ProbesConfig,
+    RuleConfig,
+    WandbConfig,
+    check_diagnose,
+)
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.models import load_model
 from diagnose.probes.judge import LETTER, Judges
@@ -534,3 +542,33 @@ def test_half_a_surrogate_pair_is_replaced_because_no_file_can_hold_it() -> None
     choice = SimpleNamespace(message=SimpleNamespace(content="opal \ud83d"), finish_reason="stop")
     model = ServedModel(ModelConfig(kind="openai", base_url="http://localhost:1", name="m"))
     assert model._read(choice, None).text == "opal ?"
+
+
+# ---------------------------------------------------------------- several servers of one model
+
+
+def test_several_servers_share_the_questions_and_the_diagnosis_is_the_same(
+    few: Rows, served: ScriptedServer, diagnose: Any, tmp_path: Path
+) -> None:
+    one = found(diagnose(served, "one"))
+    with ScriptedServer(few) as second:
+        before = len(served.asked)
+        both = found(diagnose(served, "both", base_url=[served.url, second.url]))
+        shares = [len(served.asked) - before, len(second.asked)]
+    assert both == one and abs(shares[0] - shares[1]) <= 1
+    texts = [{(a["item"], a["draw"]): a["text"] for a in answers(tmp_path / out, "samples")} for out in ("one", "both")]
+    assert texts[0] == texts[1]
+
+
+def test_the_server_that_does_not_answer_is_named(served: ScriptedServer, diagnose: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(BadInput, match=f"model.base_url={gone}: no usable answer"):
+        diagnose(served, base_url=[served.url, gone])
+
+
+@pytest.mark.parametrize("given", [[""], ["http://h/v1", 7], {"a": 1}, 8000])
+def test_what_is_no_url_is_refused(given: Any) -> None:
+    with pytest.raises(BadInput, match=r"model.base_url=.*allowed: a URL, or a list of them"):
+        check_diagnose(DiagnoseConfig(model=settings("x", base_url=given), evalset=EvalSetConfig(path="e.jsonl")))

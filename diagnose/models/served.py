@@ -13,9 +13,10 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import cycle
 from typing import Any, TypeVar
 
-from diagnose.config import ModelConfig
+from diagnose.config import ModelConfig, urls
 from diagnose.errors import BadInput, RunFailed
 from diagnose.models.base import LAYOUT, PLAIN_STOP, Completion, Constraint, Score, lay_out, with_system
 from diagnose.probes.table import Probe
@@ -83,18 +84,24 @@ class ServedModel:
                 raise BadInput(f"{role}.{field}: missing; {role}.kind=openai needs {role}.base_url and {role}.name")
         self.settings, self.role = settings, role
         self.loop = Loop()
-        self.client = AsyncOpenAI(
-            base_url=settings.base_url,
-            api_key=os.environ.get(settings.api_key_env) or "none",
-            timeout=settings.timeout_seconds,
-            max_retries=settings.retries,
-            http_client=BoundedClient(settings.timeout_seconds),
-        )
+        clients = [
+            AsyncOpenAI(
+                base_url=url,
+                api_key=os.environ.get(settings.api_key_env) or "none",
+                timeout=settings.timeout_seconds,
+                max_retries=settings.retries,
+                http_client=BoundedClient(settings.timeout_seconds),
+            )
+            for url in urls(settings)
+        ]
+        self.servers = len(clients)
+        self.clients = cycle(clients)
+        """Asked in turn."""
         self.chat = settings.api == "chat"
         # Counted in rows, and one request returns up to 24 of them: a batch must keep all connections busy.
         self.batch_size = settings.batch_size or 16 * settings.concurrency
         self.max_new_tokens = settings.max_new_tokens or 64
-        self.device = redacted_text(f"{settings.base_url}")
+        self.device = redacted_text(", ".join(urls(settings)))
         self.fingerprint: str | None = None
         self.lacks: frozenset[Probe] = SCORED if self.chat else frozenset()
         self._several = True
@@ -140,13 +147,14 @@ class ServedModel:
         """See Model; the server ends the answers."""
 
     def reach(self) -> None:
-        """Send a first request.
+        """Send a first request to every server.
 
         Raises:
-            BadInput: no usable answer.
+            BadInput: no usable answer from one of them.
         """
         try:
-            self._call(HELLO, 1, 0, 0.0, None)
+            for _ in range(self.servers):
+                self._call(HELLO, 1, 0, 0.0, None)
         except (RunFailed, _Refused) as error:
             raise BadInput(str(error)) from None
 
@@ -230,7 +238,8 @@ class ServedModel:
             request["prompt"] = self._text(prompt)
         if constraint is not None:
             request |= self._forced(constraint)
-        create = self.client.chat.completions.create if self.chat else self.client.completions.create
+        client = next(self.clients)
+        create = client.chat.completions.create if self.chat else client.completions.create
         answer = self._request(create, {k: v for k, v in request.items() if not self._dropped(k, v)})
         try:
             return [self._read(choice, constraint) for choice in answer.choices]
@@ -261,7 +270,7 @@ class ServedModel:
             "temperature": 0.0,
         }
         try:
-            answer = self._request(self.client.completions.create, request)
+            answer = self._request(next(self.clients).completions.create, request)
         except _Refused as refused:
             self._tell(refused)
             return UNKNOWN
@@ -318,9 +327,11 @@ class ServedModel:
 
         # `Connection error.` is not informative; its cause is.
         told = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
+        asked = str(getattr(error, "request", None) and error.request.url)  # type: ignore[attr-defined]
+        at = [url for url in urls(self.settings) if asked.startswith(url)] or urls(self.settings)
         plain = f"; a base model without a chat template needs {self.role}.api=completions" if self.chat else ""
         return (
-            f"{self.role}.base_url={self.settings.base_url}: no usable answer from {self.settings.name!r} with "
+            f"{self.role}.base_url={', '.join(at)}: no usable answer from {self.settings.name!r} with "
             f"{self.role}.retries={self.settings.retries}: {type(error).__name__}: {first_line(told)[:300]}\n"
             f"  expected an OpenAI-compatible server; the API key is read from ${self.settings.api_key_env}{plain}"
         )
