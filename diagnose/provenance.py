@@ -10,6 +10,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,11 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "hydra-core", 
 ROOT = Path(__file__).resolve().parent.parent
 T = TypeVar("T")
 LOCK = "run.lock"
+BEAT = 30.0
+"""Seconds between signs of life in run.json (hand-set)."""
+OF_THE_PROCESS = ("pid", "host", "heartbeat")
+"""Fields of a record that no result repeats."""
+_writing = threading.RLock()
 
 
 def provenance(config: Any) -> dict[str, Any]:
@@ -40,8 +46,14 @@ def provenance(config: Any) -> dict[str, Any]:
         "versions": {name: version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "seed": config.seed,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": _now(),
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @contextmanager
@@ -58,13 +70,36 @@ def open_run(out: Path, record: RunRecord, redo: bool = True) -> Iterator[None]:
         _check_same(out, record, redo)
         write_json(out / "run.json", record)
         try:
-            yield
+            with _beating(out / "run.json"):
+                yield
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 print(f"\nto go on, repeat the command with {override('out', str(out))}", file=sys.stderr)
             with suppress(GapwiseError):  # no room for it either: the error that is on its way says more
                 _write_end(out / "run.json", record, error)
             raise
+
+
+@contextmanager
+def _beating(path: Path) -> Iterator[None]:
+    """While a run goes on, write the time into its record now and then: one that was killed stays `running`."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            # No room on the disk, or a record that somebody removed: the run itself will say so.
+            with suppress(OSError, ValueError, GapwiseError), _writing:
+                found = json.loads(path.read_text(encoding="utf-8"))
+                if found["status"] == "running":
+                    write_json(path, found | {"heartbeat": _now()})
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _write_end(path: Path, record: RunRecord, error: BaseException) -> None:
@@ -146,7 +181,8 @@ def _check_same(out: Path, record: RunRecord, redo: bool) -> None:
 
 def origin(record: RunRecord) -> dict[str, Any]:
     """What a result says of the run that made it: the record without the state of the run directory."""
-    return {k: v for k, v in asdict(record).items() if k not in ("identity", "status", "reason", "schema_version")}
+    left_out = ("identity", "status", "reason", "schema_version", *OF_THE_PROCESS)
+    return {k: v for k, v in asdict(record).items() if k not in left_out}
 
 
 def read_record(path: Path, kind: type[T]) -> T:
@@ -210,7 +246,7 @@ def writing(path: Path) -> Iterator[None]:
 def write_whole(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     part = path.with_suffix(path.suffix + ".part")
-    with writing(path):
+    with _writing, writing(path):
         try:
             part.write_text(text, encoding="utf-8")
             os.replace(part, path)

@@ -306,6 +306,11 @@ class RunRecord:
     device: str | None = None
     status: Status = "running"
     reason: str | None = None
+    pid: int | None = None
+    host: str | None = None
+    """The process that works or worked on it."""
+    heartbeat: str | None = None
+    """When it was last seen at work, if it has been for a while."""
     schema_version: int = SCHEMA_VERSION
 
 

@@ -177,6 +177,9 @@ def _finished(paths: Sequence[Path]) -> tuple[Found, dict[str, str]]:
             continue
         if record.status == "finished":
             found.append((path, record))
+        elif record.status == "running":
+            seen = record.heartbeat or record.started
+            skipped[str(path)] = f"running: process {record.pid} on {record.host}, last seen {seen}"
         else:
             skipped[str(path)] = f"{record.status}: {record.reason}"
     return found, skipped

@@ -33,9 +33,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = Path(__file__).resolve().parent / "results" / "check_resume.json"
-CHANGES = ("command", "started", "config", "commit", "dirty", "wandb_run", "first", "last")
-"""Fields that may differ: times, directory, state of the repository, and the averages that a trainer logs: after a
-resume they begin anew."""
+CHANGES = (
+    *("command", "started", "config", "commit", "dirty", "wandb_run", "first", "last"),
+    *("pid", "host", "heartbeat"),
+)
+"""Fields that may differ: times, process, directory, state of the repository, and the averages that a trainer logs:
+after a resume they begin anew."""
 DEMO = ("diagnose.py", "evalset.limit=24")
 TRAIN = ("train.py", "diagnosis={base}", "method.args.save_steps=5")
 WORKS = {

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import pytest
 from conftest import ROOT, run_verb
 from filelock import SoftFileLock
 
+from diagnose import provenance
 from diagnose.errors import BadInput
-from diagnose.provenance import LOCK, open_run
+from diagnose.provenance import LOCK, open_run, origin, write_json
 from diagnose.records import RunRecord
 
 SHORT = ["evalset.limit=20", "probes.enabled=[plain]", "wandb.mode=disabled"]
@@ -160,3 +162,37 @@ def test_a_worker_ends_with_its_parent(diagnosis: Path, tmp_path: Path, how: sig
             f"stopped by {how.name}",
         )
         assert f"to go on, repeat the command with out={out}" in said and "Traceback" not in said
+
+
+# ---------------------------------------------------------------- signs of life
+
+
+def status(out: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((out / "run.json").read_text())
+    return found
+
+
+def test_a_run_shows_that_it_lives_and_never_undoes_its_own_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "BEAT", 0.001)
+    mine = replace(record(), pid=os.getpid(), host=socket.gethostname())
+    for trial in range(20):
+        out = tmp_path / str(trial)
+        with open_run(out, mine):
+            until(lambda: status(out)["heartbeat"])  # noqa: B023
+            assert status(out)["status"] == "running" and status(out)["pid"] == os.getpid()
+            write_json(out / "run.json", replace(mine, status="finished"))
+            time.sleep(0.005)
+        assert status(out)["status"] == "finished"
+    assert not {"pid", "host", "heartbeat"} & origin(mine).keys(), "results would differ from machine to machine"
+
+
+def test_a_run_whose_record_is_gone_or_cannot_be_written_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(provenance, "BEAT", 0.001)
+    with open_run(tmp_path / "o", record()):
+        (tmp_path / "o" / "run.json").unlink()
+        time.sleep(0.05)
+    assert capsys.readouterr().err == "" and not (tmp_path / "o").exists()
