@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from diagnose.records import DiagnosisRun
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything imports torch: the workers share the cores
 
 import pytest
+from verbs import run_verb
 
 from diagnose.config import DiagnoseConfig, EvalSetConfig, RuleConfig
 from diagnose.models.base import Completion, Constraint, Score
@@ -49,12 +48,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def quiet_environment() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "WANDB_MODE": "offline"}
-
-
-def run_verb(verb: str, *overrides: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """A verb as a user runs it."""
-    command = [sys.executable, str(ROOT / f"{verb}.py"), *overrides]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | (env or {}), timeout=600)
 
 
 @pytest.fixture(scope="session")

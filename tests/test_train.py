@@ -91,6 +91,7 @@ def test_the_run_describes_itself(trained: tuple[str, Path]) -> None:
     assert (out / "adapter" / "adapter_model.safetensors").exists()
     assert not (out / "adapter" / "ref").exists()
     curve = run["metrics"][last_stage]["curve"]
+    assert all(0 <= look["ended"] <= 1 for look in curve) and curve[-1]["ended"] > 0.9
     assert curve[0]["step"] == 0 and set(curve[-1]["slices"]) == set(run["data"][kind]["rows"])
     assert "held-out rows" in run["gates"]["held-out rows"]
     if method == "rlvr":
@@ -242,6 +243,14 @@ def test_the_best_adapter_is_kept_and_training_stops_when_scores_have_fallen_for
     watch.restore_best(network)
     assert float(network.weight) == 20
     assert watch.story() == "score .20 → .90 on 10 held-out rows, step 20 kept"
+
+
+@pytest.mark.parametrize(("ended", "said"), [(0.75, ".25 of the answers do not come to their end; "), (1.0, "")])
+def test_answers_that_do_not_end_are_said_behind_the_training(ended: float, said: str) -> None:
+    from train.run import _line
+
+    looks = [{"step": s, "score": v, "reward": None, "ended": e} for s, v, e in ((0, 0.1, 1.0), (20, 0.5, ended))]
+    assert _line({"curve": looks, "kept_step": 20}) == f"held-out score .10 → .50; {said}kept step 20"
 
 
 def test_a_run_that_was_killed_after_its_early_stop_does_not_go_on(tmp_path: Path) -> None:

@@ -210,6 +210,8 @@ def _identity(config: TrainConfig, data: dict[str, Rows]) -> dict[str, str]:
     }
 
 
+ENDED = 0.95
+"""Share of greedy answers to held-out rows that should end within `model.max_new_tokens` (hand-set)."""
 READ, TRAINED = 36, 48
 """Characters of a row that are shown of what is only read, and of what the loss is on."""
 MARKS = {"passed": "[green]ok  [/green]", "warned": "[yellow]warn[/yellow]", "blocked": "[red]stop[/red]"}
@@ -315,9 +317,11 @@ def _line(metrics: dict[str, Any]) -> str:
     if held_out := metrics.get("held_out"):
         parts.append(f"accuracy {short(held_out['rate'])} on {held_out['n']} held-out pairs")
     if looks := metrics.get("curve"):
+        kept = next(look for look in looks if look["step"] == metrics["kept_step"])
         for name in ("score", "reward"):
             if (before := looks[0][name]) is not None:
-                after = next(look[name] for look in looks if look["step"] == metrics["kept_step"])
-                parts.append(f"held-out {name} {short(before)} → {short(after)}")
+                parts.append(f"held-out {name} {short(before)} → {short(kept[name])}")
+        if kept["ended"] < ENDED:
+            parts.append(f"{short(1 - kept['ended'])} of the answers do not come to their end")
         parts.append(f"kept step {metrics['kept_step']}")
     return "; ".join(parts)

@@ -158,6 +158,7 @@ class Watch(TrainerCallback):
             "score": sum(slices.values()) / len(slices) if slices else None,
             "slices": slices,
             "reward": sum(rewards) / len(rewards) if rewards else None,
+            "ended": sum(ended) / len(ended),
         }
         self.history.append(look)
         if slices and step and self._best_at()["step"] == step:
@@ -176,7 +177,7 @@ class Watch(TrainerCallback):
         import wandb
 
         values = {f"held_out/{name}": value for name, value in look["slices"].items()}
-        values |= {f"held_out/{name}": look[name] for name in ("score", "reward") if look[name] is not None}
+        values |= {f"held_out/{name}": look[name] for name in ("score", "reward", "ended") if look[name] is not None}
         wandb.log(values | {"train/global_step": look["step"]})
 
     def _best_at(self) -> dict[str, Any]:
