@@ -18,12 +18,14 @@ from diagnose.errors import BadInput
 from diagnose.models.weights import prompt_format_of
 from diagnose.records import Diagnosis
 from train import memory
+from train import preflight as preflight_module
 from train.config import MethodConfig, PreflightConfig, TrainConfig
 from train.data import Rows, for_trl
 from train.plan import Plan
 from train.preflight import Check, preflight, shown_rows
 from train.render import texts, tokens
 from train.rows import Row
+from train.speed import seconds_per_batch, typical
 
 MODEL = ROOT / "tests" / "data" / "demo" / "model"
 
@@ -360,3 +362,39 @@ def test_a_forced_check_warns_and_an_unknown_one_is_refused() -> None:
     assert forced.level == "warned" and forced.message.endswith("(forced)")
     with pytest.raises(BadInput, match=r"preflight.force: unknown check 'pears'; allowed: columns, rows, leakage"):
         preflight(planned(rows, "dpo", preflight=PreflightConfig(force=["pears"])))
+
+
+@pytest.mark.parametrize(
+    ("method", "rows", "settings", "says"),
+    [
+        ("sft", sft_rows(40), {"num_train_epochs": 2}, "sft: about 20 s for 10 steps"),
+        ("sft", sft_rows(40), {"max_steps": 600}, "sft: about 20 min for 600 steps"),
+        ("sft", sft_rows(40), {"gradient_accumulation_steps": 2, "num_train_epochs": 1}, "about 12 s for 3 steps"),
+        ("dpo", pair_rows(40), {"max_steps": 36000}, "dpo: about 20.0 h for 36000 steps"),
+    ],
+)
+def test_how_long_it_takes_at_a_measured_speed(
+    method: str, rows: list[Row], settings: dict[str, Any], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With batches of eight that take two seconds; it is measured where one stops before the first step."""
+    seen = []
+
+    def measured(model: ModelConfig, lora: Any, lengths: Any, reference: bool) -> float:
+        seen.append((len(lengths), reference))
+        return 2.0
+
+    monkeypatch.setattr(preflight_module, "seconds_per_batch", measured)
+    eight = ModelConfig(path=str(MODEL), dtype="float32", train_batch_size=8)
+    plan = planned(rows, method, eight, stages={"args": settings}, preflight=PreflightConfig(mode="only"))
+    assert says in checked(plan)["time"].message
+    assert seen == [(8, False) if method == "sft" else (16, True)]
+    assert "time" not in checked(planned(rows, method))
+
+
+def test_a_batch_is_measured_through_the_base_and_its_reference() -> None:
+    from peft import LoraConfig
+
+    model = ModelConfig(path=str(MODEL), dtype="float32")
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    assert seconds_per_batch(model, lora, typical([5, 9, 30, 12], 2), reference=True) > 0
+    assert typical(list(range(100)), 4) == [12, 37, 62, 87] and typical([7], 3) == [7, 7, 7]

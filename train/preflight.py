@@ -5,25 +5,30 @@ They look at what is trained on: every row of every stage as tokens, not at the 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from peft import LoraConfig
+
 from diagnose.config import LEAST_PAIRS
 from diagnose.errors import BadInput
+from diagnose.models.adapter import adapted
 from diagnose.models.base import prompt_format_differs
 from diagnose.models.identity import base_sha
 from diagnose.models.weights import prompt_format_of
 from diagnose.report.words import short
 from train import pii
-from train.config import ALGORITHMS, lora_settings, max_length, split_batch, stage_settings, stages_of
+from train.config import ALGORITHMS, lora_settings, max_length, split_batch, stage_settings, stages_of, trl_config
 from train.data import ANSWERS
 from train.memory import SPARE, Step, device_bytes, network_of
 from train.pairs import agreement, contradictions, giveaways
 from train.plan import Plan
 from train.render import Tokens, prompt_ids, whole_ids
 from train.rows import Row, key, said
+from train.speed import seconds_per_batch, told, typical
 
 REWRITING = ("pissa", "olora", "corda", "loftq")
 """Initialisations that modify the base weights: disabling the adapter no longer yields the base model.
@@ -61,7 +66,8 @@ def preflight(plan: Plan) -> list[Check]:
     force = plan.config.preflight.force
     if unknown := sorted(set(force) - set(CHECKS)):
         raise BadInput(f"preflight.force: unknown check {unknown[0]!r}; allowed: {', '.join(CHECKS)}")
-    return [_run(name, check, plan, name in force) for name, check in CHECKS.items()]
+    checks = [_run(name, check, plan, name in force) for name, check in CHECKS.items()]
+    return [*checks, Check("time", *_time(plan))] if plan.config.preflight.mode == "only" else checks
 
 
 def _run(name: str, check: Callable[[Plan], Found], plan: Plan, forced: bool) -> Check:
@@ -264,10 +270,6 @@ def _reference(plan: Plan) -> Found:
 
 def _memory(plan: Plan) -> Found:
     """A step of the stage that needs most, against the device."""
-    from peft import LoraConfig
-
-    from diagnose.models.adapter import adapted
-
     lora = LoraConfig(**lora_settings(plan.config) | {"task_type": "CAUSAL_LM"})
     network = network_of(adapted(str(plan.config.model.path), lora))
     device, there = device_bytes()
@@ -300,6 +302,28 @@ def _step(plan: Plan, stage: str, network: dict[str, int]) -> Step:
         length=min(longest, max_length(plan.config, stage) or plan.window),
         checkpointing=bool(settings.get("gradient_checkpointing", torch.cuda.is_available() and half)),
     )
+
+
+def _time(plan: Plan) -> Found:
+    """How long each stage takes, at the speed of a few batches; generation depends on what the model will say."""
+    parts = []
+    for stage, (_, given) in stages_of(plan.config.method).items():
+        if stage in ALGORITHMS:
+            parts.append(f"{stage}: not measured, it depends on the length of the answers")
+            continue
+        settings, batch = stage_settings(plan.config, stage, given), split_batch(plan.config, stage)
+        size, accumulated = batch["per_device_train_batch_size"], batch["gradient_accumulation_steps"]
+        lengths = [min(t.length, max_length(plan.config, stage) or plan.window) for t in plan.of_stage(stage)]
+        rows = len(lengths) // _sequences_per_row(stage)
+        epochs = float(settings.get("num_train_epochs", trl_config(stage).num_train_epochs))
+        steps = int(settings.get("max_steps", -1))
+        if steps <= 0:
+            steps = math.ceil(rows / (size * accumulated * plan.config.num_processes)) * math.ceil(epochs)
+        lora = LoraConfig(**lora_settings(plan.config) | {"task_type": "CAUSAL_LM"})
+        of_batch = typical(lengths, size * _sequences_per_row(stage))
+        seconds = accumulated * seconds_per_batch(plan.config.model, lora, of_batch, reference=stage == "dpo")
+        parts.append(f"{stage}: about {told(steps * seconds)} for {steps} steps")
+    return "passed", "; ".join(parts)
 
 
 def _sequences_per_row(stage: str) -> int:
