@@ -13,11 +13,13 @@ from diagnose.errors import NO_ROOM, BadInput
 from diagnose.probes.table import PROBES, Probe
 from diagnose.redact import USERINFO
 
+QUANTIZATIONS = ("nf4",)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 CHOICES = {
     "model.kind": ("hf", "openai", "recorded"),
     "model.api": ("chat", "completions"),
     "model.dtype": DTYPES,
+    "model.quantization": QUANTIZATIONS,
     "judge.kind": ("hf", "openai"),
     "judge.dtype": DTYPES,
     "reader.by": ("rules", "model"),
@@ -70,6 +72,8 @@ class ModelConfig:
     """openai: the URL of a server, or of several that serve the same model and are asked in turn."""
     api_key_env: str = "OPENAI_API_KEY"
     dtype: str | None = None
+    quantization: str | None = None
+    """nf4: the base in 4 bits, to probe and to train LoRA on (QLoRA, arXiv 2305.14314); reward models are not."""
     device: str | None = None
     batch_size: int | None = None
     max_length: int | None = None
@@ -306,8 +310,8 @@ def _model_complaints(config: DiagnoseConfig) -> Iterator[str]:
         for key in ("base_url", "name"):
             if not getattr(model, key):
                 yield f"model.{key}: missing; model.kind=openai needs it"
-        if not all(isinstance(url, str) and url for url in urls(model)):
-            yield f"model.base_url={model.base_url}: allowed: a URL, or a list of them"
+        if model.adapter:
+            yield "model.adapter: goes with model.kind=hf; a server loads its adapters itself"
     elif not model.path:
         yield "model.path: missing; expected a directory, a .gguf file or a hub name (model.kind=recorded: a log)"
     if "" in (model.stop or ()):
@@ -325,8 +329,10 @@ def _judge_complaints(config: DiagnoseConfig) -> Iterator[str]:
         yield "reader.base_url and reader.name: a served reader needs both"
     elif reader.by == "model" and not (reader.path or reader.base_url):
         yield "reader.path: missing; reader=model needs reader.path=DIR, or reader.base_url=URL and reader.name=NAME"
-    for group, settings in (("judge", judge), ("reader", reader)):
-        if any(USERINFO.search(url) for url in urls(settings)):
+    for group, settings in (("model", config.model), ("judge", judge), ("reader", reader)):
+        if not all(isinstance(url, str) and url for url in urls(settings)):
+            yield f"{group}.base_url={settings.base_url}: allowed: a URL, or a list of them"
+        elif group != "model" and any(USERINFO.search(url) for url in urls(settings)):
             # No password is kept with a run, and eval.py asks judge and reader again.
             yield f"{group}.base_url: contains a password; name a variable that holds the key in {group}.api_key_env"
 

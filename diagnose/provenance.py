@@ -255,6 +255,12 @@ def write_whole(path: Path, text: str) -> None:
             raise
 
 
+def discard(path: Path) -> None:
+    """Remove a file that nothing is to be kept of, whoever may be about to write it again."""
+    with _writing:
+        path.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
     """A JSON file of a dictionary or a dataclass, whole or not at all."""
     value = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

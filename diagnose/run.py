@@ -24,12 +24,12 @@ from diagnose.grading.grade import RULES
 from diagnose.items.evalset import EvalSet, by_slice, hints, lend_rows, read_evalset, slice_name
 from diagnose.items.rows import read_rows
 from diagnose.models import load_model
-from diagnose.models.adapter import WEIGHTS
+from diagnose.models.adapter import adapter_sha, say_other_base
 from diagnose.models.base import Model, prompt_format_sha
 from diagnose.models.identity import base_sha
 from diagnose.probes.answers import AnswerLog
 from diagnose.probes.judge import Judges
-from diagnose.provenance import ROOT, file_sha, open_run, origin, provenance, write_json, write_whole
+from diagnose.provenance import ROOT, discard, open_run, origin, provenance, write_json, write_whole
 from diagnose.records import Attribution, Diagnosis, DiagnosisRun
 from diagnose.report.console import show_diagnosis
 from diagnose.report.html import render_markdown, render_report
@@ -44,8 +44,11 @@ from diagnose.verdict.mixture import NOBODY, attribute
 from diagnose.verdict.reader_error import read_prior
 from diagnose.verdict.readings import Labels
 
-SAME_ANSWERS = ("batch_size", "concurrency", "timeout_seconds", "retries", "lora_targets", "train_batch_size", "train")
-"""Settings of a model that do not change what it answers."""
+SAME_ANSWERS = (
+    *("base_url", "api_key_env", "concurrency", "timeout_seconds", "retries"),
+    *("batch_size", "lora_targets", "train_batch_size", "train"),
+)
+"""Settings of a model that do not change what it answers: one that is served is the same wherever and however often."""
 
 
 def run(config: DiagnoseConfig) -> Diagnosis:
@@ -72,6 +75,8 @@ def run(config: DiagnoseConfig) -> Diagnosis:
     model.check(evalset.items)
     config = replace(config, probes=replace(config.probes, enabled=_askable(config, model)))
     base = base_sha(str(config.model.path)) if config.model.kind == "hf" else None
+    if config.model.adapter:
+        say_other_base(config.model.adapter, str(config.model.path))
     record = DiagnosisRun(
         **provenance(config),
         identity=_identity(evalset, model, config, base),
@@ -111,7 +116,7 @@ def _check_end_token(model: Model, evalset: EvalSet, seed: int, out: Path) -> No
     try:
         model.check_end_token(evalset.items, seed)
     except Blocked:
-        (out / "run.json").unlink()
+        discard(out / "run.json")
         raise
     write_whole(path, "")
 
@@ -145,8 +150,7 @@ def conclude(
     weights = "" if config.model.kind == "hf" else " model.path=DIR_OR_HUB_NAME"
     command = f"python train.py {override('diagnosis', str(config.out))}{weights}"
     advice = recommend(evalset, judged, found, log, config.rule, rows, rng, command)
-    # Not the weights' times: another clone of the same model and set makes the same decision.
-    lasting = {k: v for k, v in record.identity.items() if k != "weights"}
+    lasting = dict(record.identity)
     said = sorted((item, right, item in labels.at_random) for item, right in labels.right.items())
     lasting |= {"labels": str(said)} if said else {}
     decision = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()[:12]
@@ -229,15 +233,14 @@ def _identity(evalset: EvalSet, model: Model, config: DiagnoseConfig, base: str 
     elsewhere = (*SAME_ANSWERS, *(("path", "adapter", "tokenizer") if base else ()))
     settings = {k: v for k, v in asdict(config.model).items() if k not in elsewhere}
     adapter = config.model.adapter
-    by_model = config.reader.by == "model"
-    by = [config.reader.path, config.reader.base_url, config.reader.name] if by_model else [RULES]
+    by = [config.reader.path, config.reader.name] if config.reader.by == "model" else [RULES]
     return {
         "evalset": evalset.sha256[:16],
         "prompt_format": prompt_format_sha(model.prompt_format),
         "model": sha(settings),
-        "weights": sha([base, adapter and file_sha(Path(adapter) / WEIGHTS)]),
+        "weights": sha([base, adapter and adapter_sha(adapter)]),
         "probes": sha(asdict(config.probes)),
-        "judge": sha([config.judge.path, config.judge.base_url, config.judge.name]),
+        "judge": sha([config.judge.path, config.judge.name]),
         "reader": sha(by),
         "seed": str(config.seed),
     }

@@ -61,6 +61,8 @@ def run(config: EvalConfig) -> Comparison:
     record = RunRecord(**provenance(config), identity=same)
     # Base and runs must use the same backend: after a diagnosis over HTTP the base is loaded locally, too.
     settings = then.model if then.model.kind == "hf" else ModelConfig(**runs[0][1].config["model"])
+    if settings.tokenizer == settings.path:
+        settings = replace(settings, tokenizer=ruler["base"])
     settings = replace(settings, path=ruler["base"])
     settings = replace(
         settings, batch_size=config.batch_size or settings.batch_size, device=config.device or settings.device
@@ -178,8 +180,8 @@ def _finished(paths: Sequence[Path]) -> tuple[Found, dict[str, str]]:
         if record.status == "finished":
             found.append((path, record))
         elif record.status == "running":
-            seen = record.heartbeat or record.started
-            skipped[str(path)] = f"running: process {record.pid} on {record.host}, last seen {seen}"
+            worker = f"process {record.pid} on {record.host}, " if record.pid else ""
+            skipped[str(path)] = f"running: {worker}last seen {record.heartbeat or record.started}"
         else:
             skipped[str(path)] = f"{record.status}: {record.reason}"
     return found, skipped
@@ -192,7 +194,9 @@ def _check_comparable(path: Path, record: TrainingRun, ruler: Ruler) -> None:
         if getattr(record, key) != ruler[key]
     ]
     if differs(record.base_sha, record.base, ruler["base_sha"], ruler["base"]):
-        other.append(f"base: {record.base} holds other weights than {ruler['base']} did")
+        known = record.base_sha and ruler["base_sha"]
+        told = f"holds other weights than {ruler['base']} did" if known else f"is not {ruler['base']}"
+        other.append(f"base: {record.base} {told}")
     if other:
         raise BadInput(f"{path}: not comparable with the diagnosis ({'; '.join(other)})")
 

@@ -134,11 +134,14 @@ def test_unfinished_runs_are_not_compared(demo_diagnosis: Path, tmp_path: Path) 
     for name in ("failed", "running"):
         (tmp_path / name).mkdir()
     write_json(tmp_path / "failed" / "run.json", training_run(status="failed", reason="killed"))
+    (tmp_path / "older").mkdir()
+    write_json(tmp_path / "older" / "run.json", training_run(status="running", started="2025-12-31"))
     there = training_run(status="running", pid=7, host="node3", heartbeat="2026-01-02T03:04:05+00:00")
     write_json(tmp_path / "running" / "run.json", there)
     done = run_verb("eval", f"diagnosis={demo_diagnosis}", f"runs={tmp_path}/*")
     assert done.returncode == 2
     assert "no run is finished" in done.stderr and "failed: killed" in done.stderr
+    assert "older: running: last seen 2025-12-31" in done.stderr
     assert "running: process 7 on node3, last seen 2026-01-02T03:04:05+00:00" in done.stderr
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from diagnose.config import ModelConfig
 from diagnose.errors import BadInput
+from diagnose.models.adapter import adapter_sha, say_other_base
 from diagnose.models.hf import HFModel
 from diagnose.models.identity import base_sha
 from diagnose.provenance import read_record, write_json
@@ -27,6 +29,9 @@ from train.config import read_diagnosis
 DEMO = Path("tests/data/demo")
 MODEL = DEMO / "model"
 TEMPLATE = (MODEL / "chat_template.jinja").read_text()
+WITHOUT_START = TEMPLATE.replace("{{ bos_token }}", "")
+WITH_BREAK = TEMPLATE.replace("{% endgeneration %}", "\n{% endgeneration %}")
+"""Asks in another way only behind the turns of examples."""
 OTHER_TEMPLATE = "{% for m in messages %}### {{ m.role }}: {{ m.content }} {% endfor %}### answer:"
 
 
@@ -67,14 +72,36 @@ def test_a_gguf_file_is_its_tensors(tmp_path: Path) -> None:
     assert len({base_sha(str(file)) for file in (first, other, changed)}) == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}", b'\x08\0\0\0\0\0\0\0{"a": 1}'])
-def test_weights_that_cannot_be_read_are_one_sentence(content: bytes, tmp_path: Path) -> None:
+WHOLE = (MODEL / "model.safetensors").read_bytes()
+BROKEN = {
+    "no file": None,
+    "empty": b"",
+    "no header": b"\xff" * 64,
+    "a header of other things": b'\x08\0\0\0\0\0\0\0{"a": 1}',
+    "a header that is a list": b"\x02\0\0\0\0\0\0\0[]",
+    "the last bytes missing": WHOLE[:-10],
+    "half": WHOLE[: len(WHOLE) // 2],
+    "bytes behind its end": WHOLE + b"\0",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
+def test_weights_that_cannot_be_read_are_one_sentence(content: bytes | None, tmp_path: Path) -> None:
     shutil.copytree(MODEL, tmp_path / "model")
-    (tmp_path / "model" / "model.safetensors").write_bytes(content)
-    if content.endswith(b"{}"):
-        (tmp_path / "model" / "model.safetensors").unlink()
+    (tmp_path / "model" / "model.safetensors").unlink()
+    if content is not None:
+        (tmp_path / "model" / "model.safetensors").write_bytes(content)
     with pytest.raises(BadInput, match=r"its weights cannot be read"):
         base_sha(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.3, 0.99])
+def test_a_gguf_file_that_is_cut_off_is_one_sentence(share: float, tmp_path: Path) -> None:
+    file = write_gguf(MODEL, tmp_path / "cut.gguf")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(BadInput, match=r"its weights cannot be read"):
+        base_sha(str(file))
 
 
 def test_a_diagnosis_goes_on_with_a_copy_of_its_base_and_not_with_another(demo_diagnosis: Path, tmp_path: Path) -> None:
@@ -150,7 +177,9 @@ def adapter(folder: Path, template: str | None, whole: bool = True, base: str = 
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["tokenizer", "template only"])
-@pytest.mark.parametrize("template", [OTHER_TEMPLATE, TEMPLATE + " ", TEMPLATE.replace("{{ bos_token }}", ""), None])
+@pytest.mark.parametrize(
+    "template", [OTHER_TEMPLATE, TEMPLATE + " ", WITH_BREAK, TEMPLATE.replace("{{ bos_token }}", ""), None]
+)
 def test_an_adapter_that_was_asked_in_another_way_is_refused(template: str, whole: bool, tmp_path: Path) -> None:
     settings = adapter(tmp_path / "adapter", template, whole)
     if template is None and not whole:
@@ -164,17 +193,45 @@ def test_an_adapter_that_was_asked_in_another_way_is_refused(template: str, whol
         assert model.tokenizer.chat_template == (template if choice.endswith("adapter") else TEMPLATE)
 
 
+@pytest.mark.parametrize("name", ["lora_alpha", "r"])
+def test_an_adapter_is_also_how_it_is_scaled(name: str, tmp_path: Path) -> None:
+    one, moved_to = adapter(tmp_path / "one", None, False), adapter(tmp_path / "two", None, False, base="elsewhere")
+    assert adapter_sha(str(one.adapter)) == adapter_sha(str(moved_to.adapter))
+    about = json.loads((tmp_path / "two" / "adapter_config.json").read_text())
+    (tmp_path / "two" / "adapter_config.json").write_text(json.dumps(about | {name: 64}))
+    assert adapter_sha(str(one.adapter)) != adapter_sha(str(moved_to.adapter))
+
+
+def test_an_adapter_whose_tokenizer_is_broken_names_the_way_out(tmp_path: Path) -> None:
+    settings = adapter(tmp_path / "adapter", TEMPLATE)
+    (tmp_path / "adapter" / "tokenizer.json").write_text("{")
+    with pytest.raises(BadInput, match=rf"its tokenizer cannot be loaded .*model.tokenizer={MODEL}"):
+        HFModel(settings)
+    HFModel(replace(settings, tokenizer=str(MODEL)))
+
+
+def test_an_adapter_as_a_base_names_both_settings(tmp_path: Path) -> None:
+    settings = adapter(tmp_path / "adapter", TEMPLATE)
+    with pytest.raises(BadInput, match=r"is an adapter; expected its base, and model\.adapter="):
+        HFModel(ModelConfig(path=settings.adapter))
+
+
 @pytest.mark.parametrize("template", [TEMPLATE, "{# says the same #}" + TEMPLATE])
 def test_an_adapter_whose_template_says_the_same_is_taken(template: str, tmp_path: Path) -> None:
     HFModel(adapter(tmp_path / "adapter", template))
 
 
 def test_an_adapter_of_a_base_of_another_name_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    HFModel(adapter(tmp_path / "far", None, False, base="somebody/another-base"))
-    assert (
-        f"{tmp_path / 'far'}: was trained on somebody/another-base, and is used on {MODEL}" in capsys.readouterr().err
-    )
-    HFModel(adapter(tmp_path / "copied", None, False, base=str(copied(tmp_path / "copy"))))
-    assert capsys.readouterr().err == ""
-    HFModel(adapter(tmp_path / "changed", None, False, base=str(copied(tmp_path / "moved", moved))))
-    assert "was trained on" in capsys.readouterr().err
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    bases = [
+        ("somebody/another-base", True),
+        ("somebody/model", False),
+        (str(copied(tmp_path / "copy")), False),
+        (str(copied(tmp_path / "elsewhere" / "model", moved)), True),
+        (str(tmp_path / "pickled"), True),
+    ]
+    for number, (base, other) in enumerate(bases):
+        say_other_base(str(adapter(tmp_path / str(number), None, False, base=base).adapter), str(MODEL))
+        said = f"was trained on {base}, and is used on {MODEL}"
+        assert (said in capsys.readouterr().err) is other, base

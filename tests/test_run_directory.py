@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from filelock import SoftFileLock
 
 from diagnose import provenance
 from diagnose.errors import BadInput
-from diagnose.provenance import LOCK, open_run, origin, write_json
+from diagnose.provenance import LOCK, discard, open_run, origin, write_json
 from diagnose.records import RunRecord
 
 SHORT = ["evalset.limit=20", "probes.enabled=[plain]", "wandb.mode=disabled"]
@@ -188,11 +189,16 @@ def test_a_run_shows_that_it_lives_and_never_undoes_its_own_end(
     assert not {"pid", "host", "heartbeat"} & origin(mine).keys(), "results would differ from machine to machine"
 
 
-def test_a_run_whose_record_is_gone_or_cannot_be_written_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("content", [None, "", "{"])
+def test_a_run_whose_record_was_removed_or_spoilt_goes_on(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provenance, "BEAT", 0.001)
+    failed: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
     with open_run(tmp_path / "o", record()):
-        (tmp_path / "o" / "run.json").unlink()
+        discard(tmp_path / "o" / "run.json")
+        if content is not None:
+            (tmp_path / "o" / "run.json").write_text(content)
         time.sleep(0.05)
-    assert capsys.readouterr().err == "" and not (tmp_path / "o").exists()
+    assert not failed and (tmp_path / "o").exists() is (content is not None)

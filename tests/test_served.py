@@ -26,6 +26,7 @@ from diagnose.config import (
 )
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.models import load_model
+from diagnose.models.served import ServedModel
 from diagnose.probes.judge import LETTER, Judges
 from diagnose.records import Diagnosis, Prompt
 from diagnose.run import run
@@ -570,5 +571,23 @@ def test_the_server_that_does_not_answer_is_named(served: ScriptedServer, diagno
 
 @pytest.mark.parametrize("given", [[""], ["http://h/v1", 7], {"a": 1}, 8000])
 def test_what_is_no_url_is_refused(given: Any) -> None:
-    with pytest.raises(BadInput, match=r"model.base_url=.*allowed: a URL, or a list of them"):
-        check_diagnose(DiagnoseConfig(model=settings("x", base_url=given), evalset=EvalSetConfig(path="e.jsonl")))
+    for role in ("model", "judge"):
+        roles = {"model": settings("http://h/v1")} | {role: settings("x", base_url=given)}
+        with pytest.raises(BadInput, match=rf"{role}.base_url.*allowed: a URL, or a list of them"):
+            check_diagnose(DiagnoseConfig(**roles, evalset=EvalSetConfig(path="e.jsonl")))
+
+
+def test_one_server_less_is_the_same_run(few: Rows, served: ScriptedServer, diagnose: Any) -> None:
+    with ScriptedServer(few) as second:
+        diagnose(served, base_url=[served.url, second.url])
+    drawn = len(served.drawn)
+    assert drawn > 0
+    diagnose(served, base_url=[served.url])
+    assert len(served.drawn) == drawn, "all answers were kept"
+
+
+def test_a_password_in_a_url_is_in_no_complaint(capsys: pytest.CaptureFixture[str]) -> None:
+    given = settings("http://u:geheim@127.0.0.1:9/v1", timeout_seconds=2.0)
+    with pytest.raises(BadInput) as error:
+        ServedModel(given).reach()
+    assert "geheim" not in str(error.value) + capsys.readouterr().err and "127.0.0.1:9" in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diagnose.models.weights import quantized
 from train.job import Job
 from train.rows import Row, key
 from train.sft import finish, sft_trainer, watched
@@ -42,6 +43,7 @@ def _trainer(job: Job, rows: list[Row], model: Any, peft_config: Any, watch: Wat
         args=args,
         train_dataset=job.dataset(rows),
         processing_class=job.tokenizer,
+        quantization_config=quantized(job.config.model) if peft_config else None,
         peft_config=peft_config,
         callbacks=[watch] if watch else [],
     )

@@ -14,6 +14,8 @@ LAYER = 34
 (Korthikanti et al. 2022, arXiv 2205.05198, section 4.1)."""
 KEPT = 2
 """The same with checkpointing: the layer's input alone."""
+PACKED = 0.5625
+"""Bytes per weight in 4 bits, with a scale of 32 bits for every 64 (NF4, arXiv 2305.14314)."""
 SPARE = 0.9
 """Share of the device that a step may fill (hand-set)."""
 LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -27,7 +29,10 @@ class Step:
     trained: int
     layers: int
     hidden: int
-    bytes_per_weight: int
+    bytes_per_weight: float
+    """Of the frozen weights, as they are kept …"""
+    bytes_per_value: int
+    """… and of what is computed."""
     sequences: int
     """In one forward pass: twice the batch size where pairs are compared."""
     length: int
@@ -38,7 +43,7 @@ class Step:
     def bytes(self) -> int:
         """Weights, what is trained, and activations; the loss over the vocabulary is computed in chunks by TRL."""
         tokens = self.sequences * self.length
-        wide = self.bytes_per_weight / 2
+        wide = self.bytes_per_value / 2
         kept = KEPT * self.layers + LAYER if self.checkpointing else LAYER * self.layers
         activations = tokens * self.hidden * kept * wide
         return round(self.parameters * self.bytes_per_weight + self.trained * TRAINED + activations)

@@ -54,12 +54,13 @@ def merge(config: TrainConfig, diagnosis: Diagnosis, settings: ModelConfig, eval
     """Combine, write and check an adapter in an ordinary run directory.
 
     Args:
-        settings: of the base.
+        settings: of the base, whose weights are taken unpacked.
 
     Raises:
         BadInput: a run is not finished, of another base or prompt format, or adds what cannot be merged.
         Blocked: two runs replace the same module, or what was written is not what was computed.
     """
+    settings = replace(settings, quantization=None)
     runs = _runs(config.merge.runs, diagnosis, str(settings.path))
     adapters = [read_adapter(str(Path(path) / "adapter")) for path in config.merge.runs]
     _check_whole(adapters, config.merge.runs)

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from peft import LoraConfig
 
@@ -20,10 +20,11 @@ from diagnose.models.base import prompt_format_differs
 from diagnose.models.identity import base_sha
 from diagnose.models.weights import prompt_format_of
 from diagnose.report.words import short
+from diagnose.text import first_line
 from train import pii
 from train.config import ALGORITHMS, lora_settings, max_length, split_batch, stage_settings, stages_of, trl_config
 from train.data import ANSWERS
-from train.memory import SPARE, Step, device_bytes, network_of
+from train.memory import PACKED, SPARE, Step, device_bytes, network_of
 from train.pairs import agreement, contradictions, giveaways
 from train.plan import Plan
 from train.render import Tokens, prompt_ids, whole_ids
@@ -67,7 +68,8 @@ def preflight(plan: Plan) -> list[Check]:
     if unknown := sorted(set(force) - set(CHECKS)):
         raise BadInput(f"preflight.force: unknown check {unknown[0]!r}; allowed: {', '.join(CHECKS)}")
     checks = [_run(name, check, plan, name in force) for name, check in CHECKS.items()]
-    return [*checks, Check("time", *_time(plan))] if plan.config.preflight.mode == "only" else checks
+    trainable = all(c.level != "blocked" and (c.name, c.level) != ("memory", "warned") for c in checks)
+    return [*checks, Check("time", *_time(plan))] if plan.config.preflight.mode == "only" and trainable else checks
 
 
 def _run(name: str, check: Callable[[Plan], Found], plan: Plan, forced: bool) -> Check:
@@ -183,7 +185,7 @@ def _base(plan: Plan) -> Found:
     """The weights that are trained are those that were diagnosed, wherever they lie."""
     then, path = plan.diagnosis.run.get("base_sha"), plan.config.model.path
     if then is None:
-        return "passed", "not compared: the diagnosis could not see the weights"
+        return "passed", "not compared: the diagnosis does not say which weights it saw"
     if base_sha(str(path)) != then:
         return "blocked", f"{path} holds other weights than were diagnosed; rerun diagnose.py on them"
     return "passed", "the weights that were diagnosed"
@@ -297,7 +299,8 @@ def _step(plan: Plan, stage: str, network: dict[str, int]) -> Step:
         longest += int(settings.get("max_completion_length") or plan.config.model.max_new_tokens or 0)
     return Step(
         **network,
-        bytes_per_weight=2 if half else 4,
+        bytes_per_weight=PACKED if plan.config.model.quantization else 2 if half else 4,
+        bytes_per_value=2 if half else 4,
         sequences=split_batch(plan.config, stage)["per_device_train_batch_size"] * _sequences_per_row(stage),
         length=min(longest, max_length(plan.config, stage) or plan.window),
         checkpointing=bool(settings.get("gradient_checkpointing", torch.cuda.is_available() and half)),
@@ -306,24 +309,31 @@ def _step(plan: Plan, stage: str, network: dict[str, int]) -> Step:
 
 def _time(plan: Plan) -> Found:
     """How long each stage takes, at the speed of a few batches; generation depends on what the model will say."""
-    parts = []
-    for stage, (_, given) in stages_of(plan.config.method).items():
-        if stage in ALGORITHMS:
-            parts.append(f"{stage}: not measured, it depends on the length of the answers")
-            continue
-        settings, batch = stage_settings(plan.config, stage, given), split_batch(plan.config, stage)
-        size, accumulated = batch["per_device_train_batch_size"], batch["gradient_accumulation_steps"]
-        lengths = [min(t.length, max_length(plan.config, stage) or plan.window) for t in plan.of_stage(stage)]
-        rows = len(lengths) // _sequences_per_row(stage)
-        epochs = float(settings.get("num_train_epochs", trl_config(stage).num_train_epochs))
-        steps = int(settings.get("max_steps", -1))
-        if steps <= 0:
-            steps = math.ceil(rows / (size * accumulated * plan.config.num_processes)) * math.ceil(epochs)
-        lora = LoraConfig(**lora_settings(plan.config) | {"task_type": "CAUSAL_LM"})
-        of_batch = typical(lengths, size * _sequences_per_row(stage))
-        seconds = accumulated * seconds_per_batch(plan.config.model, lora, of_batch, reference=stage == "dpo")
-        parts.append(f"{stage}: about {told(steps * seconds)} for {steps} steps")
-    return "passed", "; ".join(parts)
+    try:
+        return "passed", "; ".join(
+            _time_of(plan, stage, given) for stage, (_, given) in stages_of(plan.config.method).items()
+        )
+    except (RuntimeError, ValueError) as error:  # no room on the device, or what PEFT and torch find while they try
+        return "warned", f"not measured: {first_line(error)}"
+
+
+def _time_of(plan: Plan, stage: str, given: dict[str, Any]) -> str:
+    if stage in ALGORITHMS:
+        return f"{stage}: not measured, it depends on the length of the answers"
+    settings, batch = stage_settings(plan.config, stage, given), split_batch(plan.config, stage)
+    size, accumulated = batch["per_device_train_batch_size"], batch["gradient_accumulation_steps"]
+    lengths = [min(t.length, max_length(plan.config, stage) or plan.window) for t in plan.of_stage(stage)]
+    together = _sequences_per_row(stage)
+    steps = int(settings.get("max_steps") or -1)
+    if steps <= 0:
+        watch, rows = plan.config.watch, len(lengths) // together
+        rows -= round(min(watch.held_out, watch.prompts / rows) * rows) if watch.every != 0 else 0
+        epochs = float(settings.get("num_train_epochs") or trl_config(stage).num_train_epochs)
+        steps = math.ceil(epochs * math.ceil(rows / (size * accumulated * plan.config.num_processes)))
+    lora = LoraConfig(**lora_settings(plan.config) | {"task_type": "CAUSAL_LM"})
+    of_batch = typical(lengths, size * together)
+    seconds = accumulated * seconds_per_batch(plan.config.model, lora, of_batch, reference=stage == "dpo")
+    return f"{stage}: about {told(steps * seconds)} for {steps} steps, without looks at held-out rows"
 
 
 def _sequences_per_row(stage: str) -> int:

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diagnose.errors import Blocked
+from diagnose.models.weights import quantized
 from diagnose.report.words import short
 from train.job import Job
 from train.references import graded
@@ -49,6 +50,7 @@ def fit_policy(
         args=job.args(config_class, name, given),
         train_dataset=job.dataset(list(unique.values())),
         processing_class=job.tokenizer,
+        quantization_config=quantized(job.config.model),
         peft_config=job.lora(),
         callbacks=[watch] if watch.useful else [],
     )

@@ -20,7 +20,7 @@ from diagnose.models.batches import Halving, padded
 from diagnose.models.decode import score as logprobs
 from diagnose.models.prefill import Reader
 from diagnose.models.reward import reward_ids
-from diagnose.models.weights import ALLOWED, best_device, load_weights, placed
+from diagnose.models.weights import best_device, load_base
 from diagnose.report.words import short
 from diagnose.stats import rate
 from train.job import Job, batches
@@ -145,13 +145,8 @@ def held_out_accuracy(job: Job, reward_model: Any, rows: list[Row]) -> dict[str,
 
 def ranking_accuracy(job: Job, rows: list[Row]) -> float:
     """Share of pairs whose chosen answer the base finds more probable than the rejected one (arXiv 2405.19534)."""
-    from transformers import AutoModelForCausalLM
-
     tokenizer, settings = job.tokenizer, job.config.model
-    network = load_weights(
-        AutoModelForCausalLM, str(settings.path), "model.path", ALLOWED, dtype=settings.dtype or "auto"
-    )
-    reader = Reader(placed(network, best_device()), tokenizer.pad_token_id)
+    reader = Reader(load_base(settings, best_device()), tokenizer.pad_token_id)
     heads, tails = [], []
     found = list(texts(rows, tokenizer, settings.system_prompt))
     for text, whole in zip(found, whole_ids(tokenizer, found), strict=True):

@@ -137,10 +137,10 @@ def _as_trl(raw: dict[str, Any], where: str) -> tuple[dict[str, Any], str]:
             f"conversations → {'prompt' if pair else 'messages'} (ShareGPT)"
         )
     if "instruction" in raw and "prompt" not in raw:
-        parts = [part for part in (rest.pop("instruction"), rest.pop("input", None)) if part]
-        if not all(isinstance(part, str) for part in parts):
+        parts = [part for part in (rest.pop("instruction"), rest.pop("input", None)) if part not in (None, "")]
+        if any(isinstance(part, list | dict) for part in parts):
             raise BadInput(f"{where}: instruction and input must be text")
-        rest["prompt"] = "\n\n".join(parts)
+        rest["prompt"] = "\n\n".join(map(str, parts))
         if "output" in raw:
             rest["completion"] = rest.pop("output")
         return rest, "instruction and input → prompt, output → completion (Alpaca)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from diagnose.models.weights import quantized
 from train.job import Job
 from train.rows import Row
 from train.watch import Watch, hold_out
@@ -43,6 +44,7 @@ def sft_trainer(job: Job, rows: list[Row], given: dict[str, Any], callbacks: lis
         args=job.args(SFTConfig, "sft", given, track),
         train_dataset=job.dataset(rows),
         processing_class=job.tokenizer,
+        quantization_config=quantized(job.config.model),
         peft_config=job.lora(),
         callbacks=callbacks,
     )

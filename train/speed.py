@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from diagnose.config import ModelConfig
-from diagnose.models.weights import ALLOWED, best_device, load_weights, placed
+from diagnose.models.weights import best_device, load_base
 
 TIMED = 3
 """Batches, of which the first warms up and is not counted (hand-set)."""
@@ -26,22 +26,26 @@ def seconds_per_batch(model: ModelConfig, lora: Any, lengths: Sequence[int], ref
     """
     import torch
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM
 
-    network = load_weights(AutoModelForCausalLM, str(model.path), "model.path", ALLOWED, dtype=model.dtype or "auto")
+    network = load_base(model, best_device())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tuned: Any = get_peft_model(placed(network, best_device()), lora).train()
+        tuned: Any = get_peft_model(network, lora).train()
+    half = tuned.device.type == "cuda" and model.dtype != "float32"  # as the trainers are set up
+    if half:
+        tuned.enable_input_require_grads()
+        tuned.gradient_checkpointing_enable()
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long().to(tuned.device)
     ids = torch.ones_like(mask)
 
     def step() -> None:
-        tuned(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
-        if reference:
-            with torch.no_grad(), tuned.disable_adapter():
-                tuned(input_ids=ids, attention_mask=mask)
-        if ids.is_cuda:
-            torch.cuda.synchronize()
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            loss = tuned(input_ids=ids, attention_mask=mask, labels=ids).loss
+            if reference:
+                with torch.no_grad(), tuned.disable_adapter():
+                    tuned(input_ids=ids, attention_mask=mask)
+        loss.backward()
+        float(loss.detach())  # waits for a device that works on its own
 
     return min([_seconds(step) for _ in range(TIMED)][1:])
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,12 @@ from diagnose.models.weights import TEMPLATE, TOKENIZER, load_tokenizer, plain_i
 from diagnose.text import first_line, override
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-CONVERSATIONS = ([("user", "What is 2 + 2?")], [("system", "Be brief."), ("user", "Größe?\n- a")])
-"""Whose tokens show whether two tokenizers ask in the same way: without and with a system turn."""
+CONVERSATIONS = (
+    [("user", "What is 2 + 2?")],
+    [("system", "Be brief."), ("user", "Größe?\n- a")],
+    [("user", "What is 2 + 2?"), ("assistant", "4"), ("user", "And 3 + 3?")],
+)
+"""Whose tokens show whether two tokenizers ask in the same way: alone, with a system turn, after examples."""
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -89,12 +95,15 @@ def check_prompt_format(settings: ModelConfig, tokenizer: Any) -> None:
     path = str(settings.adapter)
     if settings.tokenizer or not any((Path(path) / name).exists() for name in (TOKENIZER, TEMPLATE)):
         return
-    own = load_tokenizer(replace(settings, tokenizer=path))
+    as_base = f"{override('model.tokenizer', str(settings.path))} asks as the base is asked"
+    try:
+        own = load_tokenizer(replace(settings, tokenizer=path))
+    except BadInput as error:
+        raise BadInput(f"model.adapter={path}: its tokenizer cannot be loaded ({error}); {as_base}") from None
     if any(_asked(own, turns) != _asked(tokenizer, turns) for turns in CONVERSATIONS):
         raise BadInput(
             f"model.adapter={path}: its own chat template or tokenizer lays out a prompt in another way than the "
-            f"base's; {override('model.tokenizer', path)} asks as it was trained, "
-            f"{override('model.tokenizer', str(settings.path))} as the base is asked"
+            f"base's; {override('model.tokenizer', path)} asks as it was trained, {as_base}"
         )
 
 
@@ -112,13 +121,27 @@ def _asked(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int] | str:
 
 
 def say_other_base(path: str, base: str) -> None:
-    """Say it if an adapter's configuration names another base, which nobody can look at or which differs."""
+    """Say it if an adapter's configuration names another base: by its weights if they are here, else by its name."""
     named = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
-    if not named or named == base or Path(named).name == Path(base).name:
+    if not named or named == base:
         return
-    if Path(named).exists() and base_sha(named) == base_sha(base):
-        return
-    print(f"model.adapter={path}: was trained on {named}, and is used on {base}", file=sys.stderr)
+    same = Path(named).name == Path(base).name
+    if Path(named).exists():
+        with suppress(BadInput):
+            same = base_sha(named) == base_sha(base)
+    if not same:
+        print(f"model.adapter={path}: was trained on {named}, and is used on {base}", file=sys.stderr)
+
+
+def adapter_sha(path: str) -> str:
+    """Which adapter: a hash of its weights, and of how they are scaled and placed, whatever base it names.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    about = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
+    weights = (Path(path) / WEIGHTS).read_bytes()
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode() + weights).hexdigest()[:16]
 
 
 def shapes_in(weights: Path) -> Shapes:

@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from diagnose.config import DTYPES, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
-from diagnose.models.adapter import check_prompt_format, say_other_base, with_adapter
+from diagnose.models.adapter import check_prompt_format, with_adapter
 from diagnose.models.base import Completion, Constraint, Score, check_windows, lay_out, with_system
 from diagnose.models.batches import Halving
 from diagnose.models.prefill import Reader
 from diagnose.models.weights import (
-    ALLOWED,
     best_device,
     end_ids,
     fingerprint_of,
+    load_base,
     load_tokenizer,
-    load_weights,
-    placed,
     plain_ids,
     prompt_format_of,
     stop_strings,
@@ -50,21 +48,18 @@ class HFModel:
         Raises:
             BadInput: no such model, no weights in safetensors, no tokenizer, an unknown end token.
         """
-        from transformers import AutoModelForCausalLM
-
         assert settings.path is not None
         self.settings = settings
         if (settings.dtype or "auto") not in DTYPES:
             raise BadInput(f"model.dtype={settings.dtype}: allowed: {', '.join(DTYPES)}")
         self.tokenizer = load_tokenizer(settings)
-        model = load_weights(AutoModelForCausalLM, settings.path, "model.path", ALLOWED, dtype=settings.dtype or "auto")
+        self.device = settings.device or best_device()
+        model = load_base(settings, self.device)
         config = model.config
         if settings.adapter:
             model = with_adapter(model, settings.adapter, settings.path)
-            say_other_base(settings.adapter, settings.path)
             check_prompt_format(settings, self.tokenizer)
-        self.device = settings.device or best_device()
-        self.network = placed(model, self.device)
+        self.network = model.eval()
         self.batch_size = settings.batch_size or 32
         self.max_new_tokens = settings.max_new_tokens or 64
         window = getattr(config, "max_position_embeddings", None) or 4096

@@ -84,8 +84,8 @@ class ServedModel:
                 raise BadInput(f"{role}.{field}: missing; {role}.kind=openai needs {role}.base_url and {role}.name")
         self.settings, self.role = settings, role
         self.loop = Loop()
-        clients = [
-            AsyncOpenAI(
+        clients = {
+            str(url): AsyncOpenAI(
                 base_url=url,
                 api_key=os.environ.get(settings.api_key_env) or "none",
                 timeout=settings.timeout_seconds,
@@ -93,10 +93,10 @@ class ServedModel:
                 http_client=BoundedClient(settings.timeout_seconds),
             )
             for url in urls(settings)
-        ]
+        }
         self.servers = len(clients)
-        self.clients = cycle(clients)
-        """Asked in turn."""
+        self.turns = cycle(clients.items())
+        """URL and client of the server to ask next."""
         self.chat = settings.api == "chat"
         # Counted in rows, and one request returns up to 24 of them: a batch must keep all connections busy.
         self.batch_size = settings.batch_size or 16 * settings.concurrency
@@ -238,13 +238,13 @@ class ServedModel:
             request["prompt"] = self._text(prompt)
         if constraint is not None:
             request |= self._forced(constraint)
-        client = next(self.clients)
+        url, client = next(self.turns)
         create = client.chat.completions.create if self.chat else client.completions.create
-        answer = self._request(create, {k: v for k, v in request.items() if not self._dropped(k, v)})
+        answer = self._request(url, create, {k: v for k, v in request.items() if not self._dropped(k, v)})
         try:
             return [self._read(choice, constraint) for choice in answer.choices]
         except (AttributeError, TypeError):
-            raise RunFailed(self._complaint(_unlike(answer))) from None
+            raise RunFailed(self._complaint(_unlike(answer), url)) from None
 
     def _read(self, choice: Any, constraint: Constraint | None) -> Completion:
         text = choice.message.content if self.chat else choice.text
@@ -269,8 +269,9 @@ class ServedModel:
             "logprobs": 1,
             "temperature": 0.0,
         }
+        url, client = next(self.turns)
         try:
-            answer = self._request(next(self.clients).completions.create, request)
+            answer = self._request(url, client.completions.create, request)
         except _Refused as refused:
             self._tell(refused)
             return UNKNOWN
@@ -281,7 +282,7 @@ class ServedModel:
         mine = logprobs[echoed - _tail(tokens[:echoed], head, continuation) : echoed]
         return UNKNOWN if None in mine or not mine else Score(sum(mine), len(mine))
 
-    def _request(self, create: Callable[..., Any], request: dict[str, Any]) -> Any:
+    def _request(self, url: str, create: Callable[..., Any], request: dict[str, Any]) -> Any:
         """One request; a prompt that the server refuses is recorded, a server that fails ends the run.
 
         Raises:
@@ -296,15 +297,15 @@ class ServedModel:
             if "max_completion_tokens" in str(error) and "max_tokens" in request:
                 self._limit = "max_completion_tokens"
                 request[self._limit] = request.pop("max_tokens")
-                return self._request(create, request)
+                return self._request(url, create, request)
             if setting := self._refuses(error, request):
-                return self._request(create, {k: v for k, v in request.items() if k != setting})
+                return self._request(url, create, {k: v for k, v in request.items() if k != setting})
             too_long = any(words in str(error).lower() for words in TOO_LONG)
-            raise _Refused("too_long" if too_long else "server", self._complaint(error)) from None
+            raise _Refused("too_long" if too_long else "server", self._complaint(error, url)) from None
         except (openai.OpenAIError, ValueError, RecursionError) as error:  # the last two: of its JSON
-            raise RunFailed(self._complaint(error)) from None
+            raise RunFailed(self._complaint(error, url)) from None
         if not getattr(answer, "choices", None):
-            raise RunFailed(self._complaint(_unlike(answer)))
+            raise RunFailed(self._complaint(_unlike(answer), url))
         return answer
 
     def _refuses(self, error: Exception, request: dict[str, Any]) -> str | None:
@@ -322,16 +323,14 @@ class ServedModel:
         """Only the temperature of first answers is left out; of samples it is the usual one."""
         return name in self._without and not (name == "temperature" and value)
 
-    def _complaint(self, error: Exception) -> str:
+    def _complaint(self, error: Exception, url: str) -> str:
         import openai
 
         # `Connection error.` is not informative; its cause is.
         told = error.__cause__ if isinstance(error, openai.APIConnectionError) and error.__cause__ else error
-        asked = str(getattr(error, "request", None) and error.request.url)  # type: ignore[attr-defined]
-        at = [url for url in urls(self.settings) if asked.startswith(url)] or urls(self.settings)
         plain = f"; a base model without a chat template needs {self.role}.api=completions" if self.chat else ""
-        return (
-            f"{self.role}.base_url={', '.join(at)}: no usable answer from {self.settings.name!r} with "
+        return redacted_text(
+            f"{self.role}.base_url={url}: no usable answer from {self.settings.name!r} with "
             f"{self.role}.retries={self.settings.retries}: {type(error).__name__}: {first_line(told)[:300]}\n"
             f"  expected an OpenAI-compatible server; the API key is read from ${self.settings.api_key_env}{plain}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,46 @@ def load_weights(kind: Any, path: str, key: str, allowed: str, fresh: tuple[str,
             f"{len(wrong)} missing or of another shape (first: {wrong[0]}); {allowed}"
         )
     return network
+
+
+def quantized(settings: ModelConfig) -> Any:
+    """How transformers packs the weights while it loads them; None: as they are.
+
+    Raises:
+        BadInput: bitsandbytes is not installed, or the file is packed already.
+    """
+    if settings.quantization is None:
+        return None
+    if is_gguf(str(settings.path)):
+        raise BadInput(f"model.quantization={settings.quantization}: {settings.path} is a GGUF file; leave it out")
+    if find_spec("bitsandbytes") is None:
+        raise BadInput(f"model.quantization={settings.quantization}: needs bitsandbytes: pip install bitsandbytes")
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    computes = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=settings.quantization,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=computes,
+    )
+
+
+def load_base(settings: ModelConfig, device: str) -> Any:
+    """The base as a causal language model on its device, in eval mode.
+
+    Raises:
+        BadInput: see `load_weights`, `quantized` and `placed`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    packed: dict[str, Any] = {}
+    if (how := quantized(settings)) is not None:
+        packed = {"quantization_config": how, "device_map": {"": device}}
+    dtype = settings.dtype or "auto"
+    network = load_weights(AutoModelForCausalLM, str(settings.path), "model.path", ALLOWED, dtype=dtype, **packed)
+    return network.eval() if packed else placed(network, device)
 
 
 def placed(network: Any, device: str) -> Any:
@@ -120,6 +161,8 @@ def check_exists(path: str, key: str) -> None:
     if is_gguf(path):
         if not Path(path).is_file():
             raise BadInput(f"{key}={path}: no such file; {ALLOWED}")
+    elif key.endswith(".path") and (Path(path) / "adapter_config.json").exists():
+        raise BadInput(f"{key}={path}: is an adapter; expected its base, and {key.partition('.')[0]}.adapter={path}")
     elif (path.startswith((".", "/", "~")) or path.count("/") > 1) and not Path(path).is_dir():
         get = f"`python -m scripts.get_model {Path(path).name}` makes it" if Path(path).parent == FETCHED else ALLOWED
         raise BadInput(f"{key}={path}: no such directory; {get}")

@@ -17,6 +17,7 @@ from diagnose.verdict.likelihood import (
     ACCEPTED,
     READ_WINS,
     READABLE,
+    SUPPRESSED,
     UNREADABLE,
     Misread,
     Reader,
@@ -197,7 +198,8 @@ def _beta(
 ) -> Array:
     """Conjugate draw of mu for every class; template classes without items stay at their prior."""
     mean = template(rule, probe) if level is None else template(rule, probe)[:, level]
-    a = rule.strength * mean + hits @ onehot
-    b = rule.strength * (1 - mean) + misses @ onehot
+    learnt = onehot * (np.arange(len(CLASSES)) != SUPPRESSED)  # it looks like several kinds, and teaches none of them
+    a = rule.strength * mean + hits @ learnt
+    b = rule.strength * (1 - mean) + misses @ learnt
     drawn: Array = rng.beta(np.maximum(a, 1e-3), np.maximum(b, 1e-3))
     return drawn.clip(1e-4, 1 - 1e-4)

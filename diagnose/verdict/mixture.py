@@ -5,6 +5,9 @@ Skene (1979, https://doi.org/10.2307/2346806) gives, per slice, posterior draws 
     y_ir | z_i = c                one three-level outcome per probe, a count for samples, a win for rankings
     P(success) = g + (1 - g) mu   g: its control's measured rate; mu_rc ~ Beta(strength * template), pooled over slices
 
+Content that a format demand costs is the exception: but for the probe without the demand, it may look like any missing
+knowledge, and no rates are learnt of it.
+
 An item counts by `effective` (at most 1), because the items of a slice share what the templates get wrong; it comes
 from models of known gaps (calibration.py). Slices that overlap are fitted on disjoint cells and reported as sums.
 Clustered items count by their effective number.
@@ -221,8 +224,9 @@ def _unexplained(items: list[EvalItem], seen: Evidence, z: Array, rule: RuleConf
         expected = (z * floored(seen.floors[probe], shown if shown.ndim == 1 else shown[:, 0])).sum(1)
         if probe in (*LEVELS, *COUNT, *READ_WINS):
             expected = expected * error.sensitivity + (1 - expected) * error.invented
-        told = 1.0 if probe is Probe.FREE else 1 - z[:, SUPPRESSED]  # what the demand costs, it may cost in any probe
-        off[probe] = (y - expected) * told
+        # What the demand costs may be gone wherever the demand is made, and contradicts nothing.
+        told = (probe is Probe.FREE) | (z[:, SUPPRESSED] < 0.5)
+        off[probe] = np.where(told, y - expected, np.nan)
     for name in sorted({name for i in items for name in i.slices}):
         inside = np.array([name in i.slices for i in items])
         asked_here = [inside & ~np.isnan(d) for d in off.values()]
