@@ -33,7 +33,7 @@ from train.data import read_training
 CORPUS = Path(__file__).parent / "data" / "fuzz.jsonl"
 MORE = int(os.environ.get("FUZZ", 0))
 fuzzed = settings(
-    max_examples=MORE or 250,
+    max_examples=MORE or 150,
     derandomize=not MORE,
     deadline=None,
     database=None,
@@ -85,12 +85,11 @@ def jsonl(rows: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[bytes]:
 
 
 def read_or_refused(read: Callable[[], object], path: Path) -> None:
-    """It ends, and if it refuses, it says so in a sentence that names the file."""
+    """It ends, and if it refuses, it names the file."""
     try:
         read()
     except BadInput as refused:
-        assert str(path) in str(refused) or path.name in str(refused), refused
-        assert "\n" not in str(refused) and len(str(refused)) < 1000, refused
+        assert str(path) in str(refused), refused
 
 
 def as_evalset(content: bytes, path: Path) -> None:

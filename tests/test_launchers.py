@@ -27,7 +27,7 @@ def test_a_sweep_goes_on_past_a_job_that_fails_and_ends_non_zero(launcher: str, 
     short = ["method=sft", "data.slices=[stone_json]", "method.args.max_steps=2", "watch.every=0"]
     command = ["-m", *LAUNCHERS[launcher], f"diagnosis={demo_diagnosis}", *short, "wandb.mode=disabled"]
     # The first job cannot fit its rows into so few tokens; the second can.
-    done = run_verb("train", *command, "method.args.max_length=4,64")
+    done = run_verb("train", *command, "method.args.max_length=4,64", fresh=True)
     assert done.returncode == 3, done.stderr[-2000:]
     assert "have no room for an answer" in done.stderr
     (run,) = [run for name, run in runs_since(before).items() if run["diagnosis"] == str(demo_diagnosis)]

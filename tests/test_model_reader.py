@@ -237,7 +237,7 @@ def test_another_reader_makes_another_run(tmp_path: Path) -> None:
     path.write_text(json.dumps(planted_rows({"s": ["none"]})[0]) + "\n")
     evalset, model = read_evalset(EvalSetConfig(path=str(path))), ScriptedModel([])
     readers = (ReaderConfig(), ReaderConfig(by="model", path="a"), ReaderConfig(by="model", path="b"))
-    found = [_identity(evalset, model, DiagnoseConfig(reader=reader)) for reader in readers]  # type: ignore[arg-type]
+    found = [_identity(evalset, model, DiagnoseConfig(reader=reader), None) for reader in readers]  # type: ignore[arg-type]
     assert len({one["reader"] for one in found}) == 3
 
 

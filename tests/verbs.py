@@ -21,12 +21,19 @@ _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload(LIBRARIES)
 
 
-def run_verb(verb: str, *overrides: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """A verb to its end; where the environment matters, as libraries read it when they are imported, from nothing."""
+def run_verb(
+    verb: str, *overrides: str, env: dict[str, str] | None = None, fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """A verb to its end.
+
+    Args:
+        env: added to the environment, which libraries read when they are imported; so nothing is imported before.
+        fresh: nothing in any case, for what starts processes in ways of its own.
+    """
     script = str(ROOT / f"{verb}.py")
     command = [sys.executable, script, *overrides]
-    if env:
-        environment = os.environ | env
+    if env or fresh:
+        environment = os.environ | (env or {})
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         said = [str(Path(folder) / name) for name in ("stdout", "stderr")]

@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from peft import LoraConfig
-
 from diagnose.config import LEAST_PAIRS
 from diagnose.errors import BadInput
 from diagnose.models.adapter import adapted
@@ -272,8 +270,7 @@ def _reference(plan: Plan) -> Found:
 
 def _memory(plan: Plan) -> Found:
     """A step of the stage that needs most, against the device."""
-    lora = LoraConfig(**lora_settings(plan.config) | {"task_type": "CAUSAL_LM"})
-    network = network_of(adapted(str(plan.config.model.path), lora))
+    network = network_of(adapted(str(plan.config.model.path), _lora(plan)))
     device, there = device_bytes()
     stage, step = max(((s, _step(plan, s, network)) for s in stages_of(plan.config.method)), key=lambda at: at[1].bytes)
     text = f"about {_gb(step.bytes)} for a step of {stage}; {device} has {_gb(there)}"
@@ -286,6 +283,12 @@ def _memory(plan: Plan) -> Found:
         return "warned", f"{text}, too little even for one row at a time; take a smaller base or model.dtype=bfloat16"
     size = max(1, fitting.sequences // _sequences_per_row(stage)) * plan.config.num_processes
     return "warned", f"{text}; {stages_of(plan.config.method)[stage][0]}.per_device_train_batch_size={size} would fit"
+
+
+def _lora(plan: Plan) -> Any:
+    from peft import LoraConfig  # imports torch, which a wrong setting should not wait for
+
+    return LoraConfig(**lora_settings(plan.config) | {"task_type": "CAUSAL_LM"})
 
 
 def _step(plan: Plan, stage: str, network: dict[str, int]) -> Step:
@@ -330,9 +333,8 @@ def _time_of(plan: Plan, stage: str, given: dict[str, Any]) -> str:
         rows -= round(min(watch.held_out, watch.prompts / rows) * rows) if watch.every != 0 else 0
         epochs = float(settings.get("num_train_epochs") or trl_config(stage).num_train_epochs)
         steps = math.ceil(epochs * math.ceil(rows / (size * accumulated * plan.config.num_processes)))
-    lora = LoraConfig(**lora_settings(plan.config) | {"task_type": "CAUSAL_LM"})
     of_batch = typical(lengths, size * together)
-    seconds = accumulated * seconds_per_batch(plan.config.model, lora, of_batch, reference=stage == "dpo")
+    seconds = accumulated * seconds_per_batch(plan.config.model, _lora(plan), of_batch, reference=stage == "dpo")
     return f"{stage}: about {told(steps * seconds)} for {steps} steps, without looks at held-out rows"
 
 
