@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from functools import lru_cache
 from typing import Any
 
 import regex
@@ -142,6 +143,7 @@ def _alike(item: EvalItem, said: Any, gold: Any) -> bool:
     return text == gold or (bool(gold.strip()) and one_content(item, text, [gold], []))
 
 
+@lru_cache(maxsize=4096)
 def _key(key: str) -> str:
     return str(regex.sub(r"[\W_]+", "", key)).casefold()
 

@@ -245,11 +245,11 @@ def _guess_rate(items: list[EvalItem], log: AnswerLog) -> float:
     for item in items:
         if not item.options:
             continue
-        wrong = [a for p in (Probe.PLAIN, Probe.SAMPLES) for a in log.of_item(p, item.id) if a.lenient is False]
-        for a in wrong:
-            named = sum(names(item, option, a.text) for option in item.options)
-            hits += named / len(item.options)
-            chances += 1
+        said = [a for p in (Probe.PLAIN, Probe.SAMPLES) for a in log.of_item(p, item.id) if a.lenient is False]
+        for text, times in Counter(a.text for a in said).items():
+            named = sum(names(item, option, text) for option in item.options)
+            hits += times * named / len(item.options)
+            chances += times
     r = hits / chances if chances else 0.0
     return r / (1 + r)
 
