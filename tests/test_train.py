@@ -226,6 +226,26 @@ def test_an_init_that_rewrites_the_base_blocks_dpo(demo_diagnosis: Path) -> None
     assert "modifies the base weights" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("settings", "prompts", "passes"),
+    [
+        ({"max_steps": 20}, 1000, 1),
+        ({"max_steps": 20}, 100, 2),
+        ({"max_steps": 60, "gradient_accumulation_steps": 2}, 100, 10),
+        ({"max_steps": -1, "num_train_epochs": 2.5}, 100, 3),
+    ],
+)
+def test_passes_over_the_prompts_are_laid_out_as_one(settings: dict[str, Any], prompts: int, passes: int) -> None:
+    """A resumed run then sees the prompts that an uninterrupted one would: TRL's own order of a second pass is lost."""
+    from train.rl import passes_of, shuffled
+
+    usual = {"per_device_train_batch_size": 64, "gradient_accumulation_steps": 1, "num_generations": 8}
+    assert passes_of(SimpleNamespace(**usual | settings), prompts, 1) == passes
+    names = [str(k) for k in range(50)]
+    first, second = (shuffled(names, 0, turn) for turn in (0, 1))
+    assert sorted(first) == sorted(second) == sorted(names) and first != second and first == shuffled(names[::-1], 0, 0)
+
+
 # ---------------------------------------------------------------- watch, processes
 
 

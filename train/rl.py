@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import sqrt
+from collections.abc import Callable, Iterable, Sequence
+from math import ceil, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
 from diagnose.errors import Blocked
 from diagnose.models.weights import quantized
 from diagnose.report.words import short
+from diagnose.text import hash_order
 from train.job import Job
 from train.references import graded
 from train.rows import Row, asking, key
@@ -42,13 +43,16 @@ def fit_policy(
         "rloo": (trl.RLOOTrainer, trl.RLOOConfig),
         "grpo": (trl.GRPOTrainer, trl.GRPOConfig),
     }[name]
-    given = {"max_completion_length": job.config.model.max_new_tokens} | job.config.method.args
+    given = {"max_completion_length": job.config.model.max_new_tokens, "shuffle_dataset": False}
+    args = job.args(config_class, name, given | job.config.method.args)
     unique = {key(row): asking(row) for row in rows if key(row) not in watch.prompts}
+    passes = passes_of(args, len(unique), job.config.num_processes)
+    args.num_train_epochs /= passes
     trainer = trainer_class(
         model=job.base(AutoModelForCausalLM),
         reward_funcs=list(rewards),
-        args=job.args(config_class, name, given),
-        train_dataset=job.dataset(list(unique.values())),
+        args=args,
+        train_dataset=job.dataset([unique[k] for n in range(passes) for k in shuffled(unique, job.config.seed, n)]),
         processing_class=job.tokenizer,
         quantization_config=quantized(job.config.model),
         peft_config=job.lora(),
@@ -64,6 +68,23 @@ def fit_policy(
             raise Blocked(f"no step beat the base on the held-out rows: {watch.story()}")
     job.save(trainer)
     return metrics
+
+
+def passes_of(args: Any, prompts: int, processes: int) -> int:
+    """How often training goes through the prompts.
+
+    TRL's sampler draws the order of each pass from one generator, which a resumed run starts anew: in its second pass
+    it would see the prompts as in the first. So all passes are laid out as one.
+    """
+    if args.max_steps <= 0:
+        return ceil(args.num_train_epochs)
+    answers_a_step = args.per_device_train_batch_size * args.gradient_accumulation_steps * processes
+    return max(1, ceil(args.max_steps * answers_a_step / args.num_generations / prompts))
+
+
+def shuffled(prompts: Iterable[str], seed: int, turn: int) -> list[str]:
+    """The prompts in the order of one pass."""
+    return sorted(prompts, key=lambda prompt: hash_order(f"{seed} {turn} {prompt}"))
 
 
 def text_of(completion: Any) -> str:
