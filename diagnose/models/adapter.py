@@ -14,10 +14,9 @@ from typing import Any
 
 from diagnose.config import ModelConfig
 from diagnose.errors import BadInput
-from diagnose.models.base import lay_out
 from diagnose.models.gguf import alone, is_gguf
 from diagnose.models.identity import base_sha
-from diagnose.models.weights import TEMPLATE, TOKENIZER, load_tokenizer, plain_ids
+from diagnose.models.weights import TEMPLATE, TOKENIZER, asked_ids, load_tokenizer
 from diagnose.text import first_line, override
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -109,15 +108,10 @@ def check_prompt_format(settings: ModelConfig, tokenizer: Any) -> None:
 
 def _asked(tokenizer: Any, turns: Sequence[tuple[str, str]]) -> list[int] | str:
     """The tokens of a conversation that waits for its answer, or why there are none."""
-    if not tokenizer.chat_template:
-        return plain_ids(tokenizer, lay_out(turns))
-    messages = [{"role": role, "content": text} for role, text in turns]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # a template runs code, and can raise anything to reject a turn
+        return asked_ids(tokenizer, turns)
+    except Exception as error:  # of the chat template
         return type(error).__name__
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
 
 
 def say_other_base(path: str, base: str) -> None:

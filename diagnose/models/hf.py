@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from diagnose.config import DTYPES, ModelConfig
 from diagnose.errors import BadInput, Blocked, RunFailed
 from diagnose.models.adapter import check_prompt_format, with_adapter
-from diagnose.models.base import Completion, Constraint, Score, check_windows, lay_out, with_system
+from diagnose.models.base import Completion, Constraint, Score, check_windows, with_system
 from diagnose.models.batches import Halving
 from diagnose.models.prefill import Reader
 from diagnose.models.weights import (
+    asked_ids,
     best_device,
     end_ids,
     fingerprint_of,
@@ -174,17 +175,14 @@ class HFModel:
     def encode(self, prompt: Prompt, continuation: str = "") -> list[int]:
         """Token ids of a prompt, the same as in training."""
         turns = prompt.turns if prompt.raw else with_system(prompt.turns, self.settings.system_prompt)
-        if prompt.raw or not self.tokenizer.chat_template:
-            return plain_ids(self.tokenizer, (turns[0][1] if prompt.raw else lay_out(turns)) + continuation)
-        messages = [{"role": role, "content": text} for role, text in turns]
+        if prompt.raw:
+            return plain_ids(self.tokenizer, turns[0][1] + continuation)
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template runs code, and can raise anything to reject a turn
-            roles = ", ".join(m["role"] for m in messages)
+            return asked_ids(self.tokenizer, turns, continuation)
+        except Exception as error:  # of the chat template
+            roles = ", ".join(role for role, _ in turns)
             told = f"its chat template does not accept {roles}: {first_line(error)}"
             raise BadInput(f"model.path={self.settings.path}: {told}") from None
-        ids: list[int] = self.tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
-        return ids
 
     def emitted_special(self, prompt: Prompt, key: str, steps: int = END_CHECK_STEPS) -> str | None:
         """The special token that ends a free continuation: how the model really stops. None: none did."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from diagnose.config import ModelConfig
 from diagnose.errors import BadInput
-from diagnose.models.base import LAYOUT, PLAIN_STOP, prompt_format_sha
+from diagnose.models.base import LAYOUT, PLAIN_STOP, lay_out, prompt_format_sha
 from diagnose.models.gguf import READABLE, dequantised, is_gguf, tokenizer_in
 from diagnose.text import first_line
 
@@ -150,6 +151,19 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
     ids: list[int] = tokenizer(text)["input_ids"]
     bos = tokenizer.bos_token_id
     return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+
+
+def asked_ids(tokenizer: Any, turns: Sequence[tuple[str, str]], continuation: str = "") -> list[int]:
+    """The tokens of a conversation that waits for its answer, and of a beginning of that.
+
+    What the chat template raises about a turn passes through: it runs code, and can raise anything.
+    """
+    if not tokenizer.chat_template:
+        return plain_ids(tokenizer, lay_out(turns) + continuation)
+    messages = [{"role": role, "content": text} for role, text in turns]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text + continuation, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def check_exists(path: str, key: str) -> None:
